@@ -1,0 +1,1 @@
+"""kubetune: train language models on Kubernetes and serve the adapters that pass."""

@@ -1,0 +1,121 @@
+"""What is trained on and evaluated on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kubetune.api.meta import SET_LIST, Block, Check, map_list
+from kubetune.api.source import DataUri, PartName
+
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+Format = Literal["alpaca", "messages", "prompt-completion", "text"]
+Metric = Literal["loss", "perplexity", "token-accuracy", "exact-match"]
+
+_SOME_WEIGHT = Check(
+    "self.exists(s, s.weight > 0.0)",
+    "at least one weight must be greater than 0: raise one",
+    lambda sources: any(s.weight > 0 for s in sources),
+)
+
+
+class MixtureSource(Block):
+    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`, field `text`) or plain text
+    (`.txt`)."""
+
+    name: PartName
+    """Name in reports."""
+    uri: DataUri
+    """A file, a folder or a glob; of a folder all .jsonl and .txt files below it."""
+    weight: Weight = 1.0
+    """Share of tokens seen, relative to the other weights."""
+    text_field: Annotated[str, Field(min_length=1, max_length=63)] = "text"
+    """Field of a JSON line that holds the text."""
+
+
+class Validation(Block):
+    """Documents held out of training for evaluation."""
+
+    fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of the documents (of each source) that are held out; chosen by their content, so stable."""
+
+
+class PretrainData(Block):
+    """The corpus."""
+
+    mixture: Annotated[
+        list[MixtureSource],
+        Field(min_length=1, max_length=64, json_schema_extra=map_list("name")),
+        _SOME_WEIGHT,
+    ]
+    """Parts and their weights."""
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Tokens per training sequence. Documents are packed and never see each other."""
+    validation: Validation = Validation()
+    """What is held out."""
+
+
+class FineTuneSource(Block):
+    """One set of examples."""
+
+    name: PartName
+    """Name in reports."""
+    uri: DataUri
+    """A file (.json, .jsonl; .txt with format text), a folder or a glob."""
+    format: Format
+    """Shape of a record: alpaca {instruction, input?, output}; messages {messages: [{role, content}]};
+    prompt-completion {prompt, completion}; text {text}."""
+    weight: Weight = 1.0
+    """How often a record is seen in one epoch, relative to the other sources; the largest weight means
+    once."""
+
+
+class FineTuneData(Block):
+    """The examples."""
+
+    sources: Annotated[
+        list[FineTuneSource],
+        Field(min_length=1, max_length=64, json_schema_extra=map_list("name")),
+        _SOME_WEIGHT,
+    ]
+    """Sets of examples and their weights."""
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Longest example in tokens; longer ones are cut and counted."""
+    packing: bool = True
+    """Put several short examples into one sequence, isolated from each other."""
+    prompt_loss: bool = False
+    """Whether the prompt's tokens are trained on, too."""
+    validation: Validation = Validation(fraction=0.1)
+    """What is held out for the evaluation."""
+
+
+class EvaluationData(Block):
+    """A data set of its own for the evaluation."""
+
+    uri: DataUri
+    """A file, a folder or a glob."""
+    format: Format
+    """Shape of a record."""
+
+
+class Evaluation(Block):
+    """How the result is measured, before and after training, on the same held-out examples."""
+
+    data: EvaluationData | None = None
+    """Default: the examples held out by data.validation."""
+    metrics: Annotated[list[Metric], Field(max_length=4, json_schema_extra=SET_LIST)] = [
+        "loss",
+        "perplexity",
+    ]
+    """loss: mean negative log-likelihood per completion token; perplexity: its exponential; token-accuracy:
+    share of completion tokens ranked first; exact-match: share of examples whose greedy answer equals the
+    reference."""
+    max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """At most this many held-out examples are measured."""
+    sample_prompts: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=1024)]],
+        Field(max_length=8),
+    ] = []
+    """Answered by the model before and after training. A prompt is a user message where the model has a chat
+    template, else plain text."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Longest generated answer, in tokens."""

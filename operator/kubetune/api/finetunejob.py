@@ -1,0 +1,68 @@
+"""FineTuneJob: adapt a base model to examples."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from kubetune.api.data import Evaluation, FineTuneData
+from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
+from kubetune.api.source import ModelSource
+from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
+
+
+class Lora(Block):
+    """Low-rank adapters (Hu et al. 2021), as in peft's LoraConfig."""
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank r of the update B·A."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=253)]],
+        Field(min_length=1, max_length=64, json_schema_extra=SET_LIST),
+    ] = ["all-linear"]
+    """Names of the layers that get an adapter; all-linear: every linear layer but the output head."""
+
+
+class FineTuneJobSpec(Block):
+    """What to adapt, to what, and where to put it. Immutable but for backoffLimit: a new run is a new
+    object."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *immutable(
+                "baseModel", "method", "lora", "data", "evaluation", "training", "checkpoint", "output",
+                "compute", kind="FineTuneJob",
+            ),
+            cel(
+                "!has(self.lora) || self.method == 'lora'",
+                "lora goes with method: lora: remove it or change method",
+                field_path=".lora",
+            ),
+        )
+    )  # fmt: skip
+
+    base_model: ModelSource
+    """The model to start from: full weights."""
+    stage: Literal["sft"] = "sft"
+    """sft: supervised fine-tuning on examples."""
+    method: Literal["lora", "full"] = "lora"
+    """lora: train a small adapter; full: train every weight."""
+    lora: Lora | None = None
+    """Settings of method lora; the defaults are used when absent."""
+    data: FineTuneData
+    """The examples."""
+    evaluation: Evaluation = Evaluation()
+    """How the result is measured."""
+    training: FineTuneTraining
+    """Optimisation."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Checkpoints."""
+    output: Output
+    """Where the result goes."""
+    compute: Compute = Compute()
+    """What it runs on."""
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often a run that died for a reason that may pass is restarted from its newest checkpoint."""

@@ -1,0 +1,11 @@
+"""Labels and annotations on the children of our resources."""
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGER = "kubetune"
+KIND_LABEL = "kubetune.io/kind"
+NAME_LABEL = "kubetune.io/name"
+ATTEMPT_LABEL = "kubetune.io/attempt"
+RESTARTS_ANNOTATION = "kubetune.io/restarts"
+"""On a child Job: how many attempts before it count against backoffLimit."""
+TRAINER_CONTAINER = "trainer"
+"""Name of the container of a training pod."""

@@ -1,0 +1,78 @@
+"""PretrainJob: train a base model from scratch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from kubetune.api.data import PretrainData
+from kubetune.api.meta import Block, Check, immutable, rules
+from kubetune.api.training import Checkpoint, Compute, Output, PretrainTraining
+
+
+class PretrainModel(Block):
+    """What model to train."""
+
+    config: Annotated[
+        dict[str, Any],
+        Field(
+            json_schema_extra={
+                "properties": {"model_type": {"type": "string", "minLength": 1, "maxLength": 63}},
+                "x-kubernetes-preserve-unknown-fields": True,
+            }
+        ),
+        Check(
+            "has(self.model_type)",
+            "must name an architecture of transformers, for example model_type: llama",
+            lambda config: "model_type" in config,
+        ),
+    ]
+    """A transformers config, for example {model_type: llama, hidden_size: 256, num_hidden_layers: 4, ...}.
+    vocab_size and special token ids are filled in from the tokenizer. A null needs `kubectl apply
+    --server-side`: the client-side one drops it."""
+
+
+class TokenizerTraining(Block):
+    """A byte-level BPE tokenizer trained on the corpus, in the mixture's proportions."""
+
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 8192
+    """Number of tokens, special ones and all 256 bytes included."""
+
+
+class Tokenizer(Block):
+    """Where the tokenizer comes from."""
+
+    train: TokenizerTraining = TokenizerTraining()
+    """Train one on the corpus."""
+
+
+class PretrainJobSpec(Block):
+    """What to train, on what, and where to put it. Immutable but for backoffLimit: a new run is a new
+    object."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *immutable(
+                "model", "tokenizer", "data", "training", "checkpoint", "output", "compute",
+                kind="PretrainJob",
+            )
+        )
+    )  # fmt: skip
+
+    objective: Literal["clm"] = "clm"
+    """clm: predict the next token."""
+    model: PretrainModel
+    """The model."""
+    tokenizer: Tokenizer = Tokenizer()
+    """The tokenizer."""
+    data: PretrainData
+    """The corpus."""
+    training: PretrainTraining
+    """Optimisation."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Checkpoints."""
+    output: Output
+    """Where the model goes."""
+    compute: Compute = Compute()
+    """What it runs on."""
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often a run that died for a reason that may pass is restarted from its newest checkpoint."""

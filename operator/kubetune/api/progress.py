@@ -1,0 +1,159 @@
+"""What a trainer tells while it runs (HTTP) and when it ends (termination message).
+
+The HTTP protocol is Kubeflow Trainer's, so `transformers.integrations.KubeflowCallback` speaks it, too: a
+POST of `ProgressUpdate` with a bearer token. `lastCheckpoint` is our extension.
+"""
+
+import math
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from kubetune.api.exitcodes import Reason
+from kubetune.api.meta import Block
+
+MAX_METRICS = 64
+TERMINATION_MESSAGE_BYTES = 4096
+
+
+class NamedValue(Block):
+    """One number, as text: Kubernetes APIs carry no floats in status."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name, for example loss."""
+    value: Annotated[str, Field(max_length=63)]
+    """A finite decimal number."""
+
+    @field_validator("value")
+    @classmethod
+    def _finite(cls, value: str) -> str:
+        if not math.isfinite(float(value)):
+            raise ValueError("not a finite number")
+        return value
+
+
+class TrainerStatus(Block):
+    """Kubeflow Trainer's `trainerStatus`."""
+
+    progress_percentage: Annotated[int | None, Field(ge=0, le=100)] = None
+    """Done so far; 100 only when the run has finished."""
+    estimated_remaining_seconds: Annotated[int | None, Field(ge=0)] = None
+    """Time left at the present speed."""
+    metrics: Annotated[list[NamedValue], Field(max_length=MAX_METRICS)] = []
+    """Newest value of each metric: step, totalSteps, loss, learningRate, gradNorm, tokensPerSecond, ..."""
+    last_updated_time: str | None = None
+    """RFC 3339, UTC."""
+
+
+class CheckpointStatus(Block):
+    """The newest checkpoint from which the run can resume."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps done."""
+    time: str
+    """RFC 3339, UTC."""
+    uri: str
+    """Its folder."""
+    digest: str
+    """Digest of its files."""
+
+
+class ProgressUpdate(Block):
+    """Body of a progress POST."""
+
+    trainer_status: TrainerStatus
+    """The newest numbers."""
+    last_checkpoint: CheckpointStatus | None = None
+    """Set once there is one."""
+
+
+class ArtifactStatus(Block):
+    """What a run produced."""
+
+    uri: str
+    """Its folder."""
+    digest: str
+    """SHA-256 over the sorted lines `sha256  size  path` of its files."""
+    size_bytes: int
+    """Size of its files together."""
+    format: str
+    """full: full weights; lora: a peft adapter."""
+    base_model_digest: str | None = None
+    """Digest of the model that an adapter belongs to."""
+    rank: int | None = None
+    """Rank of a lora adapter."""
+    target_modules: list[str] | None = None
+    """Layers that a lora adapter changes."""
+
+
+class DataStatus(Block):
+    """What the data turned out to be."""
+
+    documents: int
+    """Documents or examples read."""
+    held_out: int
+    """Of these, held out for the evaluation."""
+    tokens: int
+    """Tokens in the training part."""
+    truncated: int = 0
+    """Examples that were cut to sequenceLength."""
+
+
+class Sample(Block):
+    """One prompt, answered before and after training."""
+
+    prompt: str
+    """The prompt."""
+    before: str | None = None
+    """The base model's answer."""
+    after: str
+    """The trained model's answer."""
+
+
+class EvaluationStatus(Block):
+    """Measurements on the held-out examples."""
+
+    baseline: list[NamedValue] = []
+    """Before training."""
+    tuned: list[NamedValue] = []
+    """After training."""
+    samples: list[Sample] = []
+    """Sample prompts, at most 8, shortened to what a termination message carries; whole in report.html."""
+
+
+class PlanStatus(Block):
+    """What the settings left open became."""
+
+    method: str
+    """full or lora."""
+    parameters: int
+    """Parameters of the model."""
+    trainable_parameters: int
+    """Of these (with the adapter's), trained."""
+    precision: str
+    """Arithmetic of the forward pass."""
+    micro_batch_size: int
+    """Sequences per forward pass."""
+    total_steps: int
+    """Optimizer steps of the run."""
+
+
+class TerminationMessage(Block):
+    """Last word of a trainer, at most 4096 bytes of JSON in /dev/termination-log."""
+
+    reason: Reason
+    """Why it ended; agrees with the exit code."""
+    message: str = ""
+    """For people: what happened and what to do."""
+    trainer_status: TrainerStatus | None = None
+    """Final numbers."""
+    last_checkpoint: CheckpointStatus | None = None
+    """Newest checkpoint, unless the run is complete."""
+    plan: PlanStatus | None = None
+    """Resolved settings."""
+    data: DataStatus | None = None
+    """Facts about the data."""
+    evaluation: EvaluationStatus | None = None
+    """Before and after."""
+    artifact: ArtifactStatus | None = None
+    """Set on success."""

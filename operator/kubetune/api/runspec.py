@@ -1,0 +1,140 @@
+"""The run spec: everything a trainer needs to know, resolved. JSON, in an immutable ConfigMap whose name
+carries its digest; mounted at `RUN_SPEC_PATH`. A checkpoint is used only if it carries the same digest and
+job UID."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from kubetune.api.data import Evaluation, Format
+from kubetune.api.finetunejob import Lora
+from kubetune.api.meta import Block
+from kubetune.api.pretrainjob import TokenizerTraining
+from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
+
+RUN_SPEC_PATH = "/etc/kubetune/run.json"
+CA_PATH = "/etc/kubetune/ca.crt"
+TOKEN_PATH = "/var/run/secrets/kubetune/token"
+TERMINATION_LOG = "/dev/termination-log"
+PVC_ROOT = "/mnt/pvc"
+"""A claim is mounted at /mnt/pvc/<claim>."""
+CONFIGMAP_ROOT = "/mnt/configmap"
+"""A ConfigMap is mounted at /mnt/configmap/<name>."""
+
+
+class JobIdentity(Block):
+    """The job that the run belongs to."""
+
+    kind: Literal["PretrainJob", "FineTuneJob"]
+    """Kind."""
+    namespace: str
+    """Namespace."""
+    name: str
+    """Name."""
+    uid: str
+    """UID: a job created again under the same name is another one."""
+
+
+class RunSource(Block):
+    """One part of the data."""
+
+    name: str
+    """Name in reports."""
+    uri: str
+    """As in the job."""
+    path: str
+    """File, folder or glob in the pod."""
+    root: str
+    """Mount that the resolved real path must stay in (no escape by symlink)."""
+    format: Format
+    """Shape of a record."""
+    weight: float = 1.0
+    """As in the job."""
+    text_field: str = "text"
+    """Field that holds the text (format text)."""
+
+
+class RunData(Block):
+    """The data."""
+
+    sources: list[RunSource]
+    """Its parts."""
+    sequence_length: int
+    """Tokens per sequence."""
+    packing: bool = True
+    """Several documents per sequence, isolated."""
+    prompt_loss: bool = False
+    """Train on prompts, too."""
+    validation_fraction: float
+    """Share held out."""
+
+
+class RunModel(Block):
+    """Either a config (train from scratch) or a folder with weights."""
+
+    config: dict[str, Any] | None = None
+    """A transformers config."""
+    uri: str | None = None
+    """Where the base comes from, as resolved."""
+    path: str | None = None
+    """Folder with the base in the pod."""
+    root: str | None = None
+    """Mount that it must stay in."""
+    digest: str | None = None
+    """Digest that the base must have."""
+
+
+class RunOutput(Block):
+    """Where to write."""
+
+    uri: str
+    """Folder of this run as a URI: <storageUri>/<name>-<uid8>."""
+    path: str
+    """The same in the pod. Checkpoints go to <path>/checkpoints, the result to <path>/artifact."""
+
+
+class RunSpec(Block):
+    """One training run."""
+
+    job: JobIdentity
+    """Whose run it is."""
+    stage: Literal["pretrain", "sft"]
+    """What is done."""
+    model: RunModel
+    """What is trained."""
+    tokenizer: TokenizerTraining | None = None
+    """Set when a tokenizer is to be trained; else it comes with the base model."""
+    method: Literal["full", "lora"]
+    """What is trainable."""
+    lora: Lora | None = None
+    """Set with method lora."""
+    data: RunData
+    """What it is trained on."""
+    evaluation: Evaluation
+    """How it is measured."""
+    evaluation_source: RunSource | None = None
+    """Set when the evaluation has a data set of its own."""
+    pretrain: PretrainTraining | None = None
+    """Optimisation of stage pretrain."""
+    finetune: FineTuneTraining | None = None
+    """Optimisation of the other stages."""
+    checkpoint: Checkpoint
+    """When to save."""
+    output: RunOutput
+    """Where to write."""
+
+    @property
+    def training(self) -> PretrainTraining | FineTuneTraining:
+        """The optimisation block that is set."""
+        chosen = self.pretrain or self.finetune
+        if chosen is None:
+            raise ValueError("the run spec has neither pretrain nor finetune")
+        return chosen
+
+    def canonical(self) -> str:
+        """The JSON text that is stored: sorted keys, no spaces."""
+        return json.dumps(self.wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def digest(self) -> str:
+        """`sha256:...` of the canonical text."""
+        return "sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""The desired table that the operator mounts into serving pods, and the state that each gateway reports.
+
+Table: ConfigMap key `table.json` at `TABLE_PATH`. State: `GET http://<pod>:8001/state`.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kubetune.api.meta import Block
+
+TABLE_DIR = "/etc/kubetune/table"
+TABLE_PATH = f"{TABLE_DIR}/table.json"
+TABLE_ANNOTATION = "kubetune.io/table"
+"""On serving pods: digest of the table and the time. Patching it makes the kubelet refresh the mount now."""
+ADAPTER_CACHE = "/var/cache/kubetune/adapters"
+"""emptyDir shared by gateway (writes) and engine (reads): adapters are copied here, then verified and
+loaded."""
+API_PORT = 8000
+ADMIN_PORT = 8001
+ENGINE_PORT = 8100
+"""The engine listens on 127.0.0.1 only."""
+
+
+class TableBase(Block):
+    """The base model."""
+
+    name: str
+    """Name that clients ask for; the engine serves it under the same name."""
+    path: str
+    """Its folder in the pod."""
+    digest: str | None = None
+    """Adapters must carry the same baseModelDigest."""
+
+
+class TableAdapter(Block):
+    """One adapter that should be served."""
+
+    name: str
+    """Name that clients ask for."""
+    digest: str
+    """Digest that the copied files must have."""
+    path: str
+    """Its folder in the pod."""
+    root: str
+    """Mount that every file of it must stay in."""
+
+    @property
+    def loaded_name(self) -> str:
+        """The engine's name for this version: never used again for other content."""
+        return f"{self.name}-{self.digest.removeprefix('sha256:')[:8]}"
+
+
+class Table(Block):
+    """What a serving pod should serve."""
+
+    base_model: TableBase
+    """The base."""
+    max_lora_rank: Annotated[int, Field(ge=1)]
+    """What the engine was started with; a higher rank is refused."""
+    adapters: list[TableAdapter] = []
+    """The adapters, sorted by name."""
+
+    def canonical(self) -> str:
+        """The JSON text that is stored."""
+        return json.dumps(self.wire(), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """`sha256:...` of the canonical text."""
+        return "sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+AdapterPhase = Literal["Pending", "Loading", "Loaded", "Failed"]
+
+
+class AdapterState(Block):
+    """One adapter in one pod."""
+
+    name: str
+    """Name that clients ask for."""
+    digest: str
+    """The desired version."""
+    phase: AdapterPhase
+    """Where it stands."""
+    serving: str | None = None
+    """Digest of the version that answers now: an older one while the desired one is loading or has failed."""
+    reason: str | None = None
+    """Why it failed, in one word: NotFound, DigestMismatch, BaseModelMismatch, RankTooHigh, UnsafeFile,
+    EngineError."""
+    message: str | None = None
+    """Why it failed, for people."""
+
+
+class GatewayState(Block):
+    """What a gateway answers to GET /state."""
+
+    table_digest: str | None = None
+    """The table that it has read."""
+    engine_ready: bool = False
+    """Whether the engine answers."""
+    message: str | None = None
+    """Why it does not, for people."""
+    adapters: list[AdapterState] = []
+    """The adapters of the table."""

@@ -1,0 +1,104 @@
+"""Blocks that every training job has: how to optimise, when to save, where to write, what to run on."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from kubetune.api.meta import Block, cel, rules
+from kubetune.api.pod import PodTemplate, ResourceRequirements
+from kubetune.api.source import ObjectName, PvcUri
+
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Optimisation(Block):
+    """Batch, schedule and numerics of a run; the length of the run is added by each kind."""
+
+    global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    """Sequences per optimizer step, over all processes."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Sequences per forward pass of a process; divides globalBatchSize. Default: as many as can, up to 32."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Steps of linear warm-up from zero."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decoupled weight decay; never applied to biases and norms."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    """Gradients are clipped to this global norm."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; trained weights are kept in fp32. auto: bf16 where the hardware has
+    it."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of initialisation, shuffling and dropout. The same seed gives the same weights on the same
+    hardware."""
+
+
+_WHOLE_STEPS = cel(
+    "!has(self.microBatchSize) || self.globalBatchSize % self.microBatchSize == 0",
+    "must divide globalBatchSize: change one of them",
+    field_path=".microBatchSize",
+)
+
+
+class PretrainTraining(Optimisation):
+    """How to optimise a PretrainJob."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel("has(self.maxSteps) != has(self.maxTokens)", "set exactly one of maxSteps and maxTokens"),
+            _WHOLE_STEPS,
+        )
+    )
+
+    max_steps: Positive | None = None
+    """Length of the run in optimizer steps."""
+    max_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    """Length of the run in tokens seen, rounded up to whole steps."""
+
+
+class FineTuneTraining(Optimisation):
+    """How to optimise a FineTuneJob."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel("has(self.maxSteps) != has(self.epochs)", "set exactly one of maxSteps and epochs"),
+            _WHOLE_STEPS,
+        )
+    )
+
+    max_steps: Positive | None = None
+    """Length of the run in optimizer steps."""
+    epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
+    """Length of the run in passes over the training data."""
+
+
+class Checkpoint(Block):
+    """When to save a state from which the run resumes exactly. One is always saved on SIGTERM."""
+
+    every_steps: Positive | None = None
+    """Save after this many optimizer steps. Default: a tenth of the run."""
+    every_minutes: Positive | None = None
+    """Save also when this much time has passed since the last one."""
+    keep_last: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many checkpoints to keep while running. They are removed once the artifact is complete."""
+
+
+class Output(Block):
+    """Where checkpoints and the artifact go: `<storageUri>/<name>-<first 8 of uid>/`, never overwritten."""
+
+    storage_uri: PvcUri
+    """Folder on a claim of this namespace."""
+
+
+class Compute(Block):
+    """What a run needs."""
+
+    resources_per_node: ResourceRequirements | None = None
+    """Resources of the training pod."""
+    service_account_name: ObjectName | None = None
+    """ServiceAccount for workload identity. Its API token is never mounted."""
+    pod_template: PodTemplate | None = None
+    """Overrides on the training pod."""
