@@ -1,0 +1,1 @@
+"""Artifacts on disk: digest and manifest. Written by trainers, verified by gateways."""

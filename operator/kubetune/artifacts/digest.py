@@ -1,0 +1,69 @@
+"""Digest of a folder: SHA-256 over the sorted lines `sha256  size  path` of its files.
+
+It needs no manifest of ours, so it works for any model folder.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+"""Our manifest lies beside the files and is not part of what it describes."""
+
+
+class UnsafePath(ValueError):
+    """A file of the folder is a link, or is no regular file."""
+
+
+@dataclass(frozen=True, order=True)
+class FileDigest:
+    """One file of a folder."""
+
+    path: str
+    """Relative, with forward slashes."""
+    sha256: str
+    """Hex."""
+    size: int
+    """Bytes."""
+
+    @property
+    def line(self) -> str:
+        """The line that goes into the folder's digest."""
+        return f"{self.sha256}  {self.size}  {self.path}\n"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(folder: Path) -> list[FileDigest]:
+    """Every regular file below a folder but its manifest, sorted by path.
+
+    Raises:
+        UnsafePath: the folder holds a symbolic link or a special file.
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UnsafePath(f"{relative} is not a regular file")
+        if path.is_file() and relative != MANIFEST:
+            found.append(FileDigest(relative, file_sha256(path), path.stat().st_size))
+    return sorted(found)
+
+
+def digest_of(files: Iterable[FileDigest]) -> str:
+    """`sha256:...` of a set of files."""
+    lines = "".join(sorted(f.line for f in files))
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """`sha256:...` of a folder. Raises as `files_of` does."""
+    return digest_of(files_of(folder))

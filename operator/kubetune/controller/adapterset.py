@@ -1,0 +1,185 @@
+"""Reconciler of AdapterSet: applies its children, tells pods of a new table, reports what gateways say."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from kubetune.api.adapterset import AdapterSetSpec
+from kubetune.api.status import AdapterSetStatus
+from kubetune.api.table import TABLE_ANNOTATION, GatewayState, Table
+from kubetune.controller.adapterset_gather import Children, read_children, read_dependencies
+from kubetune.controller.client import Client, Object
+from kubetune.controller.differs import differs
+from kubetune.controller.errors import Conflict, NotFound, Refused
+from kubetune.controller.events import record
+from kubetune.controller.gateway_state import read_states
+from kubetune.controller.reconciler import Result
+from kubetune.controller.write_status import write_status
+from kubetune.desired import adapterset as desired
+from kubetune.desired.adapterset_engine import EngineLimits, roll_reason, running_limits
+from kubetune.desired.adapterset_plan import Plan, plan
+from kubetune.desired.adapterset_resolve import Problem
+from kubetune.desired.common import is_owned, labels_of
+from kubetune.status.adapterset import WAITING, Observed, adapter_set_status
+from kubetune.status.adapterset_pods import observed_pod
+from kubetune.status.conditions import parse_timestamp, timestamp
+
+log = logging.getLogger(__name__)
+
+APPLIED_ANNOTATION = "kubetune.io/applied"
+"""On children: digest of what was applied, to notice what is not wanted any more."""
+CATCHING_UP_SECONDS = 0.3
+STARTING_SECONDS = 2.0
+AT_REST_SECONDS = 30.0
+QUIET = WAITING | {"Loading", "WaitingForBaseModel"}
+"""Reasons that are no news."""
+NUDGE_SECONDS = 3.0
+"""A pod that has not read the table after so long is told again: the kubelet reads from a cache."""
+
+
+@dataclass(frozen=True)
+class AdapterSetReconciler:
+    """Keeps serving pods and what they serve as an AdapterSet says."""
+
+    settings: desired.Settings
+    kind: str = "AdapterSet"
+
+    async def reconcile(self, client: Client, resource: Object, now: datetime) -> Result:
+        """Look, apply what differs, tell the pods of a new table, say how things are."""
+        spec = AdapterSetSpec.model_validate(resource["spec"])
+        previous = AdapterSetStatus.model_validate(resource.get("status", {}), extra="ignore")
+        children = await read_children(client, resource)
+        needs = await read_dependencies(client, resource, spec, previous, children)
+        base, problem = needs.resolution.base, needs.resolution.base_problem
+        observed = Observed(
+            wanted_pods=spec.replicas,
+            base=base,
+            base_problem=_said(problem),
+            adapters=needs.resolution.adapters,
+        )
+        table = None
+        if base and not problem:
+            planned = plan(resource, spec, base, needs, children.deployment, self.settings)
+            table = planned.table
+            observed = await apply_plan(client, resource, planned, children, observed)
+        states = await read_states(children.pods)
+        if table:
+            await nudge(client, children.pods, states, table, now)
+        pods = [observed_pod(pod, states[pod["metadata"]["name"]]) for pod in children.pods]
+        observed = replace(observed, pods=pods)
+        status = adapter_set_status(
+            previous,
+            observed,
+            generation=resource["metadata"]["generation"],
+            now=now,
+            selector=",".join(f"{k}={v}" for k, v in sorted(labels_of(resource).items())),
+            endpoint=desired.endpoint(resource, spec),
+        )
+        await write_status(client, resource, previous, status)
+        await tell(client, resource, previous, status)
+        return Result(again(observed, status), wants_jobs=True)
+
+
+async def apply_plan(
+    client: Client, resource: Object, planned: Plan, children: Children, observed: Observed
+) -> Observed:
+    """Bring the children to what they should be; returns what was noticed, added to what was before."""
+    deployment = children.deployment
+    refused = None
+    try:
+        await apply(client, resource, planned.config_map, children.config_map)
+        await apply(client, resource, planned.service, children.service)
+        deployment = await apply(client, resource, planned.deployment, deployment)
+    except Refused as error:
+        refused = ("CreationRefused", error.message)
+    return replace(
+        observed,
+        set_problem=_said(planned.problem),
+        apply_problem=refused or (pods_refused(deployment) if deployment else None),
+        rolling=rolling(deployment, planned.limits, children.pods) if deployment else None,
+        table_digest=planned.table.digest(),
+    )
+
+
+async def apply(client: Client, resource: Object, child: Object, live: Object | None) -> Object:
+    """Apply a child unless it is as it should be; returns it as it is then.
+
+    Raises:
+        Refused: the API server does not take it, or something else has its name.
+    """
+    if live is not None and not is_owned(live, resource):
+        name = f"{child['kind']} {child['metadata']['name']}"
+        raise Refused(f"{name} exists and belongs to something else: delete it, or choose another name")
+    digest = hashlib.sha256(json.dumps(child, sort_keys=True).encode()).hexdigest()
+    child = {**child, "metadata": {**child["metadata"], "annotations": {APPLIED_ANNOTATION: digest[:16]}}}
+    if live is not None and not differs(child, live):
+        return live
+    log.info("applying %s %s", child["kind"], child["metadata"]["name"])
+    return await client.apply(child)
+
+
+async def nudge(
+    client: Client, pods: list[Object], states: Mapping[str, GatewayState | None], table: Table, now: datetime
+) -> None:
+    """Annotate the pods whose gateway has another table: the kubelet then refreshes their mounts."""
+    digest = table.digest()
+    for pod in pods:
+        state = states[pod["metadata"]["name"]]
+        if state is None or state.table_digest in (None, digest):
+            continue
+        told, _, when = pod["metadata"].get("annotations", {}).get(TABLE_ANNOTATION, "").partition("@")
+        if told == digest and now - parse_timestamp(when) < timedelta(seconds=NUDGE_SECONDS):
+            continue
+        try:
+            await client.annotate("Pod", pod, {TABLE_ANNOTATION: f"{digest}@{timestamp(now)}"})
+        except (NotFound, Conflict) as error:
+            log.info("pod %s went away: %s", pod["metadata"]["name"], error.message)
+
+
+def rolling(deployment: Object, limits: EngineLimits, pods: list[Object]) -> tuple[str, str] | None:
+    """Reason and message while pods are being made or replaced."""
+    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    if seen and status.get("updatedReplicas", 0) == status.get("replicas", 0) == wanted:
+        return None
+    return roll_reason(limits, [found for pod in pods if (found := running_limits(pod["spec"]))])
+
+
+def pods_refused(deployment: Object) -> tuple[str, str] | None:
+    """Reason and message when the API server refuses the pods themselves: Pod Security, a quota."""
+    conditions = deployment.get("status", {}).get("conditions", [])
+    failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    return ("PodsRefused", failure.get("message", "")) if failure else None
+
+
+def _said(problem: Problem | None) -> tuple[str, str] | None:
+    return (problem.reason, problem.message) if problem else None
+
+
+def again(observed: Observed, status: AdapterSetStatus) -> float:
+    """Seconds until the next look; what is watched wakes us earlier."""
+    if any(pod.state and pod.state.engine_ready and observed.lags(pod.state) for pod in observed.pods):
+        return CATCHING_UP_SECONDS
+    if status.phase in ("Ready", "WaitingForDependency") and "ClaimNotFound" not in _reasons(status):
+        return AT_REST_SECONDS
+    return STARTING_SECONDS
+
+
+def _reasons(status: AdapterSetStatus) -> set[str]:
+    return {c.reason for c in status.conditions} | {a.reason for a in status.adapters if a.reason}
+
+
+async def tell(client: Client, resource: Object, before: AdapterSetStatus, after: AdapterSetStatus) -> None:
+    """Events of what has changed: few, so that `kubectl describe` tells the story."""
+    old = {a.name: a for a in before.adapters}
+    for adapter in after.adapters:
+        was = old.get(adapter.name)
+        live = adapter.ready == adapter.desired > 0 and not adapter.reason
+        if live and (was is None or was.reason or was.digest != adapter.digest):
+            said = f"{adapter.name} answers as {adapter.loaded_name}"
+            await record(client, resource, "Normal", "AdapterLive", said)
+        elif adapter.reason and adapter.reason not in QUIET and (was is None or was.reason != adapter.reason):
+            await record(client, resource, "Warning", adapter.reason, f"{adapter.name}: {adapter.message}")

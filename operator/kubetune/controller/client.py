@@ -1,0 +1,198 @@
+"""A client of the API server for the kinds that we need: fixed paths, plain dictionaries, typed errors."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+from kubetune.api.kinds import KINDS
+from kubetune.api.meta import API_VERSION
+from kubetune.controller import metrics
+from kubetune.controller.errors import NotFound, Unavailable, error_of
+
+FIELD_MANAGER = "kubetune"
+REQUEST_SECONDS = 30.0
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where the objects of a kind are found."""
+
+    api_version: str
+    plural: str
+
+    def url(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of a collection, an object or its subresource."""
+        root = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
+        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        # Names may come from references that people write, such as an ownerReference.
+        name = quote(name, safe="") if name else None
+        return "/".join(part for part in (f"{root}{scope}", self.plural, name, subresource) if part)
+
+
+PATHS = {
+    "ConfigMap": Path("v1", "configmaps"),
+    "Event": Path("v1", "events"),
+    "PersistentVolumeClaim": Path("v1", "persistentvolumeclaims"),
+    "Pod": Path("v1", "pods"),
+    "Secret": Path("v1", "secrets"),
+    "Service": Path("v1", "services"),
+    "Deployment": Path("apps/v1", "deployments"),
+    "Job": Path("batch/v1", "jobs"),
+    "TokenReview": Path("authentication.k8s.io/v1", "tokenreviews"),
+    **{kind.name: Path(API_VERSION, kind.plural) for kind in KINDS},
+}
+
+
+class Client:
+    """Reads live objects and writes them. Raises the errors of `kubetune.controller.errors`."""
+
+    def __init__(self, api: kubernetes_client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> "Client":
+        """With the pod's service account, or the kubeconfig of the environment outside a cluster."""
+        configuration = kubernetes_client.Configuration()
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            kubernetes_config.load_incluster_config(client_configuration=configuration)
+        else:
+            await kubernetes_config.load_kube_config(client_configuration=configuration)
+        return cls(kubernetes_client.ApiClient(configuration))
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._api.close()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object:
+        """The object as it is now."""
+        return await self._call("GET", PATHS[kind].url(namespace, name))
+
+    async def find(self, kind: str, namespace: str, name: str) -> Object | None:
+        """The object as it is now; None if there is none."""
+        try:
+            return await self.get(kind, namespace, name)
+        except NotFound:
+            return None
+
+    async def list(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Object]:
+        """All objects of a kind, of one or all namespaces, with these labels and values of fields."""
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {
+            name: ",".join(f"{key}={value}" for key, value in wanted.items())
+            for name, wanted in selectors.items()
+            if wanted
+        }
+        answer = await self._call("GET", PATHS[kind].url(namespace), query)
+        items: list[Object] = answer["items"]
+        return items
+
+    async def create(self, body: Object) -> Object:
+        """Create it; `AlreadyExists` if there is one."""
+        path = PATHS[body["kind"]].url(body["metadata"].get("namespace"))
+        return await self._call(
+            "POST", path, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, body
+        )
+
+    async def apply(self, body: Object) -> Object:
+        """Server-side apply: our fields become as given, others' fields stay."""
+        metadata = body["metadata"]
+        return await self._apply(
+            PATHS[body["kind"]].url(metadata["namespace"], metadata["name"]), body, FIELD_MANAGER
+        )
+
+    async def apply_status(
+        self, resource: Object, status: Object, manager: str = FIELD_MANAGER, *, unchanged: bool = False
+    ) -> Object:
+        """Server-side apply of the status; fields of this manager that are left out are removed.
+
+        Args:
+            resource: as it was read.
+            status: what this manager says.
+            manager: field manager.
+            unchanged: `Conflict` if anybody has written the resource since it was read.
+        """
+        metadata = resource["metadata"]
+        same = ("name", "namespace", "uid", *(("resourceVersion",) if unchanged else ()))
+        body = {
+            "apiVersion": resource["apiVersion"],
+            "kind": resource["kind"],
+            "metadata": {key: metadata[key] for key in same},
+            "status": status,
+        }
+        url = PATHS[resource["kind"]].url(metadata["namespace"], metadata["name"], "status")
+        return await self._apply(url, body, manager)
+
+    async def annotate(self, kind: str, resource: Object, annotations: Mapping[str, str]) -> Object:
+        """Set annotations of exactly this object (same UID)."""
+        metadata = resource["metadata"]
+        body = {"metadata": {"uid": metadata["uid"], "annotations": dict(annotations)}}
+        url = PATHS[kind].url(metadata["namespace"], metadata["name"])
+        return await self._call("PATCH", url, {}, body, "application/merge-patch+json")
+
+    async def delete(self, resource: Object) -> None:
+        """Delete exactly this object (same UID); one that is gone is fine."""
+        metadata = resource["metadata"]
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
+        try:
+            await self._call(
+                "DELETE", PATHS[resource["kind"]].url(metadata["namespace"], metadata["name"]), {}, body
+            )
+        except NotFound:
+            return
+
+    async def _apply(self, url: str, body: Object, manager: str) -> Object:
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        return await self._call("PATCH", url, query, body, "application/apply-patch+yaml")
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        if method != "GET":
+            metrics.WRITES.labels(method.lower(), _resource(path)).inc()
+        try:
+            response = await self._api.call_api(method, url, headers, body, _request_timeout=REQUEST_SECONDS)
+            text = (await response.read()).decode()
+            if not 200 <= response.status < 300:
+                raise error_of(response.status, *_explained(text))
+            answer: Object = json.loads(text)
+        except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError) as error:
+            raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
+        return answer
+
+
+def _explained(text: str) -> tuple[str, str]:
+    """Reason and message of a Status object."""
+    try:
+        status = json.loads(text)
+        return str(status.get("reason", "")), str(status.get("message", text))
+    except (json.JSONDecodeError, AttributeError):
+        return "", text
+
+
+def _resource(path: str) -> str:
+    """`plural` or `plural/status` of a URL path, for metrics."""
+    parts = path.split("/")
+    after = parts[parts.index("namespaces") + 2 :] if "namespaces" in parts else parts[-1:]
+    return "/".join(after[:1] + after[2:])

@@ -1,0 +1,52 @@
+"""What the API server may answer.
+
+ApiError
+|- NotFound          404
+|- AlreadyExists     409 on create
+|- Conflict          409 otherwise: somebody else changed it, or its UID is another
+|- Refused           400, 403, 413, 422, unknown field: the same request will be refused again
+|- Unavailable       429, 5xx, no answer: the same request may succeed later
+"""
+
+
+class ApiError(Exception):
+    """A request failed."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class NotFound(ApiError):
+    """There is no such object."""
+
+
+class AlreadyExists(ApiError):
+    """An object of that name exists."""
+
+
+class Conflict(ApiError):
+    """The object is not as the request supposed."""
+
+
+class Refused(ApiError):
+    """The request will never succeed as it is."""
+
+
+class Unavailable(ApiError):
+    """The API server could not answer now."""
+
+
+def error_of(code: int, reason: str, message: str) -> ApiError:
+    """The error of an HTTP status, the Status object's reason and its message."""
+    # Server-side apply reports an unknown field as a server error; it is the request that is wrong.
+    if "field not declared in schema" in message:
+        return Refused(message, code)
+    if code == 404:
+        return NotFound(message, code)
+    if code == 409:
+        return AlreadyExists(message, code) if reason == "AlreadyExists" else Conflict(message, code)
+    if code in (400, 401, 403, 405, 413, 422):
+        return Refused(message, code)
+    return Unavailable(message, code)

@@ -1,0 +1,13 @@
+"""Prometheus metrics of the operator."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+WRITES = Counter("kubetune_api_writes_total", "Requests to the API server that write", ["verb", "resource"])
+RECONCILES = Counter("kubetune_reconciles_total", "Reconciles by outcome", ["kind", "outcome"])
+RECONCILE_SECONDS = Histogram("kubetune_reconcile_seconds", "Duration of a reconcile", ["kind"])
+QUEUE_DEPTH = Gauge("kubetune_queue_depth", "Resources waiting for a worker")
+QUEUE_AGE = Gauge("kubetune_queue_oldest_seconds", "How long the oldest of them has been waiting")
+WATCH_LAG = Gauge("kubetune_watch_lag_seconds", "How long the watches have not told what lists showed")
+RESYNC_AGE = Gauge("kubetune_resync_age_seconds", "Time since all resources were listed successfully")
+JOBS = Gauge("kubetune_jobs", "Training jobs", ["kind", "phase"])
+PROGRESS = Counter("kubetune_progress_posts_total", "Progress posts of trainers by answer", ["code"])

@@ -1,0 +1,88 @@
+"""What all children have in common: labels, owner, and the restricted Pod Security of their pods."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kubetune.api.labels import KIND_LABEL, MANAGED_BY_LABEL, MANAGER, NAME_LABEL
+
+USER = 65532
+_KEPT = (
+    "nodeSelector",
+    "tolerations",
+    "priorityClassName",
+    "schedulerName",
+    "runtimeClassName",
+    "imagePullSecrets",
+)
+
+
+def labels_of(resource: Mapping[str, Any]) -> dict[str, str]:
+    """Labels by which the children of a resource are found."""
+    return {
+        MANAGED_BY_LABEL: MANAGER,
+        KIND_LABEL: resource["kind"],
+        NAME_LABEL: resource["metadata"]["name"],
+    }
+
+
+def owner_reference(resource: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes a child go when its owner goes."""
+    return {
+        "apiVersion": resource["apiVersion"],
+        "kind": resource["kind"],
+        "name": resource["metadata"]["name"],
+        "uid": resource["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def is_owned(child: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
+    """Whether a child belongs to this very resource, not to a predecessor of the same name."""
+    references = child["metadata"].get("ownerReferences", [])
+    return any(r.get("controller") and r["uid"] == resource["metadata"]["uid"] for r in references)
+
+
+def metadata(
+    resource: Mapping[str, Any], name: str, *, labels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Metadata of a child."""
+    return {
+        "name": name,
+        "namespace": resource["metadata"]["namespace"],
+        "labels": {**(labels or {}), **labels_of(resource)},
+        "ownerReferences": [owner_reference(resource)],
+    }
+
+
+def pod_security() -> dict[str, Any]:
+    """Pod securityContext under the restricted Pod Security Standard."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        # Without this the kubelet walks a large models volume at every start of a pod.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    """Container securityContext under the restricted Pod Security Standard."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def merged_env(ours: Mapping[str, str], users: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Environment variables, sorted by name; the user's win, since reserved names are refused by the API."""
+    values = {**ours, **{e["name"]: e.get("value", "") for e in users}}
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
+
+
+def pod_overrides(template: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a podTemplate that goes into a pod's spec as it is."""
+    return {key: template[key] for key in _KEPT if template.get(key)}

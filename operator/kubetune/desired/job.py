@@ -1,0 +1,184 @@
+"""The children of a PretrainJob or FineTuneJob: the run spec's ConfigMap, and a batch/v1 Job per attempt."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from kubetune.api.kinds import KINDS
+from kubetune.api.labels import ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
+from kubetune.api.runspec import CA_PATH, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
+from kubetune.desired.common import (
+    container_security,
+    merged_env,
+    metadata,
+    pod_overrides,
+    pod_security,
+)
+from kubetune.desired.runspec import uris
+from kubetune.desired.volumes import locate, mounts
+
+TOKEN_AUDIENCE = "kubetune-progress"
+TOKEN_SECONDS = 3600
+GRACE_SECONDS = 120
+"""For the checkpoint that is saved on SIGTERM."""
+DEFAULT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
+RUN_KEY = PurePosixPath(RUN_SPEC_PATH).name
+_RUN_VOLUME = "run"
+_PLURALS = {kind.name: kind.plural for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator was started with, as far as training pods are concerned."""
+
+    image: str
+    """Trainer image."""
+    image_pull_policy: str
+    """When it is pulled."""
+    progress_url: str
+    """Root URL of the progress receiver."""
+    progress_ca: str
+    """PEM of the authority that issued its certificate."""
+
+
+def progress_path(kind: str, namespace: str, name: str) -> str:
+    """URL path to which the trainer of a job posts."""
+    return f"/v1alpha1/namespaces/{namespace}/{_PLURALS[kind]}/{name}/progress"
+
+
+def config_map(resource: Mapping[str, Any], run: str, settings: Settings) -> dict[str, Any]:
+    """The immutable ConfigMap with run spec and the receiver's authority; its name carries their digest.
+
+    Args:
+        resource: the owner.
+        run: the run spec as JSON text.
+        settings: of the operator.
+    """
+    data = {
+        RUN_KEY: run,
+        PurePosixPath(CA_PATH).name: settings.progress_ca,
+    }
+    digest = hashlib.sha256("".join(f"{k}\0{v}\0" for k, v in sorted(data.items())).encode()).hexdigest()
+    name = f"{resource['metadata']['name']}-run-{digest[:8]}"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(resource, name),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def job_name(resource: Mapping[str, Any], attempt: int) -> str:
+    """Name of an attempt's Job: the same each time it is asked for, so it is never created twice."""
+    meta = resource["metadata"]
+    digest = hashlib.sha256(f"{meta['uid']}/{attempt}".encode()).hexdigest()
+    return f"{meta['name']}-{digest[:8]}"
+
+
+def config_map_of(child: Mapping[str, Any]) -> str | None:
+    """Name of the run spec's ConfigMap that an attempt's Job mounts."""
+    volumes = child["spec"]["template"]["spec"].get("volumes") or []
+    return next((v["configMap"]["name"] for v in volumes if v["name"] == _RUN_VOLUME), None)
+
+
+def job(
+    resource: Mapping[str, Any], spec: RunSpec, run: str, attempt: int, restarts: int, settings: Settings
+) -> dict[str, Any]:
+    """The Job of one attempt.
+
+    Args:
+        resource: the owner.
+        spec: its run spec.
+        run: name of the ConfigMap with the run spec.
+        attempt: 1 for the first.
+        restarts: attempts before it that count against backoffLimit.
+        settings: of the operator.
+    """
+    template = (resource["spec"].get("compute") or {}).get("podTemplate") or {}
+    meta = metadata(resource, job_name(resource, attempt), labels={ATTEMPT_LABEL: str(attempt)})
+    meta["annotations"] = {RESTARTS_ANNOTATION: str(restarts)}
+    pod_metadata: dict[str, Any] = {"labels": {**(template.get("labels") or {}), **meta["labels"]}}
+    if template.get("annotations"):
+        pod_metadata["annotations"] = template["annotations"]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta,
+        "spec": {
+            # Whether there is another attempt is the operator's decision alone.
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "completionMode": "Indexed",
+            "template": {"metadata": pod_metadata, "spec": pod_spec(resource, spec, run, template, settings)},
+        },
+    }
+
+
+def pod_spec(
+    resource: Mapping[str, Any], spec: RunSpec, run: str, template: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """The training pod."""
+    compute = resource["spec"].get("compute") or {}
+    volumes, volume_mounts = mounts([locate(uri) for uri in uris(spec)], locate(spec.output.uri).volume)
+    run_folder, token_folder = str(PurePosixPath(RUN_SPEC_PATH).parent), str(PurePosixPath(TOKEN_PATH).parent)
+    token = {
+        "path": PurePosixPath(TOKEN_PATH).name,
+        "audience": TOKEN_AUDIENCE,
+        "expirationSeconds": TOKEN_SECONDS,
+    }
+    url = settings.progress_url + progress_path(spec.job.kind, spec.job.namespace, spec.job.name)
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/tmp",  # noqa: S108 - an emptyDir
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": CA_PATH,
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": TOKEN_PATH,
+        "KUBEFLOW_TRAINER_SERVER_URL": url,
+    }
+    container: dict[str, Any] = {
+        "name": TRAINER_CONTAINER,
+        "image": template.get("image") or settings.image,
+        "imagePullPolicy": template.get("imagePullPolicy") or settings.image_pull_policy,
+        "command": ["python", "-m", "kubetune_trainer"],
+        "env": merged_env(environment, template.get("env") or []),
+        "resources": resources(compute.get("resourcesPerNode") or {}),
+        "securityContext": container_security(),
+        "terminationMessagePath": "/dev/termination-log",
+        "volumeMounts": [
+            {"name": _RUN_VOLUME, "mountPath": run_folder, "readOnly": True},
+            {"name": "token", "mountPath": token_folder, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - shared memory of data loaders and NCCL
+            *volume_mounts,
+        ],
+    }
+    out: dict[str, Any] = {
+        **pod_overrides(template),
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": pod_security(),
+        "containers": [container],
+        "volumes": [
+            {"name": _RUN_VOLUME, "configMap": {"name": run}},
+            {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *volumes,
+        ],
+    }
+    if compute.get("serviceAccountName"):
+        out["serviceAccountName"] = compute["serviceAccountName"]
+    return out
+
+
+def resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Resources of the training container; a modest request where nothing is said."""
+    limits = wanted.get("limits") or {}
+    requests = wanted.get("requests") or {}
+    defaults = {k: v for k, v in DEFAULT_REQUESTS.items() if k not in limits}
+    return {**({"limits": limits} if limits else {}), "requests": {**defaults, **requests}}

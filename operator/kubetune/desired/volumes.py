@@ -1,0 +1,66 @@
+"""URIs as volumes: where `pvc://claim/path` and `configmap://name/key` lie in a pod."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kubetune.api.runspec import CONFIGMAP_ROOT, PVC_ROOT
+
+PVC = "pvc://"
+CONFIGMAP = "configmap://"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A URI, resolved to a mount."""
+
+    volume: str
+    """Name of the claim or ConfigMap."""
+    is_claim: bool
+    """Claim or ConfigMap."""
+    path: str
+    """Path below the mount, or key of the ConfigMap."""
+
+    @property
+    def root(self) -> str:
+        """Mount point in the pod."""
+        return f"{PVC_ROOT if self.is_claim else CONFIGMAP_ROOT}/{self.volume}"
+
+    @property
+    def mounted(self) -> str:
+        """The path in the pod."""
+        return f"{self.root}/{self.path}" if self.path else self.root
+
+
+def locate(uri: str) -> Location:
+    """Resolve a URI.
+
+    Raises:
+        ValueError: the scheme is not one that the API accepts.
+    """
+    for scheme, is_claim in ((PVC, True), (CONFIGMAP, False)):
+        if uri.startswith(scheme):
+            volume, _, path = uri.removeprefix(scheme).partition("/")
+            return Location(volume, is_claim, path.strip("/"))
+    raise ValueError(f"{uri} is neither pvc:// nor configmap://")
+
+
+def mounts(locations: Iterable[Location], writable: str | None = None) -> tuple[list[Any], list[Any]]:
+    """Volumes and volume mounts of some locations, each claim and ConfigMap once.
+
+    Args:
+        locations: what is to be mounted.
+        writable: the claim that may be written; all else is read-only.
+    """
+    volumes, volume_mounts = [], []
+    wanted = sorted({(not location.is_claim, location.volume): location for location in locations}.items())
+    for number, ((is_configmap, name), location) in enumerate(wanted):
+        volume_name = f"{'configmap' if is_configmap else 'claim'}-{number}"
+        read_only = is_configmap or name != writable
+        if is_configmap:
+            volumes.append({"name": volume_name, "configMap": {"name": name}})
+        else:
+            # Read-only at the mount, not at the claim: the same claim may be writable in this pod.
+            volumes.append({"name": volume_name, "persistentVolumeClaim": {"claimName": name}})
+        volume_mounts.append({"name": volume_name, "mountPath": location.root, "readOnly": read_only})
+    return volumes, volume_mounts

@@ -1,0 +1,198 @@
+"""The OpenAI-compatible API. Clients know aliases; the engine's own names never leave the pod."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from kubetune.gateway.errors import ApiError, BadRequest, NotHere, TooLarge, Unavailable, error_body
+from kubetune.gateway.fleet import Fleet
+from kubetune.gateway.inflight import InFlight
+from kubetune.gateway.metrics import Metrics
+from kubetune.gateway.sse import EventRewriter, event_bytes
+from kubetune.gateway.versions import Version
+
+ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
+DIGEST_HEADER = "X-Kubetune-Adapter-Digest"
+"""On answers of an adapter: the version that made it."""
+_PASSED_ON = ("Accept", "X-Request-Id", "traceparent", "tracestate")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """Handlers of the API port."""
+
+    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, metrics: Metrics) -> None:
+        self._fleet = fleet
+        self._session = session
+        self._metrics = metrics
+        self._started = int(time.time())
+        self.requests = InFlight()
+        """Of any kind."""
+        self.draining = False
+        """Set on SIGTERM: connections are closed after their answer."""
+
+    def application(self, *, max_body_bytes: int) -> web.Application:
+        """The routes; everything else of the engine stays out of reach."""
+        app = web.Application(client_max_size=max_body_bytes, middlewares=[self._in_openai_form])
+        app.on_response_prepare.append(self._close_while_draining)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{model:.+}", self.model)
+        for path in ENDPOINTS:
+            app.router.add_post(path, self.generate)
+        return app
+
+    async def models(self, _: web.Request) -> web.Response:
+        """GET /v1/models: the base and the adapters that answer now."""
+        serving = self._fleet.serving
+        if not serving:
+            raise Unavailable("The engine is starting.")
+        return web.json_response({"object": "list", "data": [self._entry(v) for v in serving]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/{model}."""
+        return web.json_response(self._entry(self._fleet.lookup(request.match_info["model"])))
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """POST: pass a request on to the version that the alias points at, and its answer back."""
+        body = await _json_object(request)
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("You must provide a model parameter.")
+        started = time.monotonic()
+        label, code = "unknown", "499"  # 499: the client went away
+        try:
+            version = self._fleet.lookup(model)  # no await between look-up and count: see Slot._point_at
+            label = model
+            with version.requests.one(), self._metrics.in_flight.labels(model).track_inprogress():
+                response, code = await self._pass_on(request, version, body, started)
+                return response
+        except ApiError as error:
+            code = str(error.status)
+            raise
+        finally:
+            self._metrics.requests.labels(label, request.path, code).inc()
+            self._metrics.seconds.labels(label, request.path).observe(time.monotonic() - started)
+
+    async def _pass_on(
+        self, request: web.Request, version: Version, body: dict[str, Any], started: float
+    ) -> tuple[web.StreamResponse, str]:
+        """The answer, and the code that it counts as."""
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        body = {**body, "model": version.engine_name}
+        try:
+            async with self._session.post(
+                request.path, json=body, headers=headers, allow_redirects=False
+            ) as upstream:
+                if upstream.content_type != "text/event-stream":
+                    return self._whole(version, upstream.status, await upstream.read(), upstream.content_type)
+                return await self._stream(request, version, upstream, started)
+        except aiohttp.ClientError as error:
+            self._fleet.suspect_engine()
+            raise Unavailable(f"The engine went away: {error}. Try again.") from error
+
+    def _whole(
+        self, version: Version, status: int, content: bytes, content_type: str
+    ) -> tuple[web.Response, str]:
+        if status == 404:
+            self._fleet.suspect_engine()  # it does not know what it was given: it has restarted
+            raise Unavailable(f"The engine is loading `{version.alias}` again. Try again.")
+        if status >= 500:
+            self._fleet.suspect_engine()
+        if content_type == "application/json":
+            answer = json.loads(content)
+            _rename(answer, version)
+            content = json.dumps(answer).encode()
+        response = web.Response(
+            status=status, body=content, content_type=content_type, headers=_headers(version)
+        )
+        return response, str(status)
+
+    async def _stream(
+        self, request: web.Request, version: Version, upstream: aiohttp.ClientResponse, started: float
+    ) -> tuple[web.StreamResponse, str]:
+        response = web.StreamResponse(status=upstream.status, headers=_headers(version))
+        response.content_type = "text/event-stream"
+        response.headers["Cache-Control"] = "no-cache"
+        await response.prepare(request)
+        events = EventRewriter(lambda event: _rename(event, version))
+        pieces = upstream.content.iter_any()
+        first = True
+        while True:
+            try:
+                piece = await anext(pieces, None)
+            except aiohttp.ClientError as error:
+                # Too late for a status: tell it as OpenAI's servers do, by an event.
+                self._fleet.suspect_engine()
+                broken = error_body(
+                    f"The engine went away: {error}. Try again.", type="server_error", code="unavailable"
+                )
+                await response.write(events.flush() + event_bytes(broken))
+                return response, "503"
+            ready = events.flush() if piece is None else events.feed(piece)
+            if ready:
+                await response.write(ready)
+                if first:
+                    self._metrics.first_chunk_seconds.labels(version.alias, request.path).observe(
+                        time.monotonic() - started
+                    )
+                first = False
+            if piece is None:
+                await response.write_eof()
+                return response, str(upstream.status)
+
+    def _entry(self, version: Version) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "id": version.alias,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "kubetune",
+        }
+        if version.adapter:
+            entry |= {"parent": self._fleet.base_name, "digest": version.digest}
+        return entry
+
+    async def _close_while_draining(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self.draining:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+    @web.middleware
+    async def _in_openai_form(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            with self.requests.one():
+                return await handler(request)
+        except ApiError as error:
+            return error.response()
+        except web.HTTPRequestEntityTooLarge as error:
+            return TooLarge(f"The request is too large: {error.text}").response()
+        except web.HTTPException:
+            return NotHere(f"Unknown request URL: {request.method} {request.path}").response()
+
+
+def _headers(version: Version) -> dict[str, str]:
+    return {DIGEST_HEADER: version.digest} if version.digest else {}
+
+
+def _rename(answer: Any, version: Version) -> None:
+    """Put the alias in the place of the engine's name."""
+    if not isinstance(answer, dict):
+        return
+    if answer.get("model") == version.engine_name:
+        answer["model"] = version.alias
+    error = answer.get("error")
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        error["message"] = error["message"].replace(version.engine_name, version.alias)
+
+
+async def _json_object(request: web.Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return body

@@ -1,0 +1,85 @@
+"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
+
+ApiError
+ +- BadRequest (400)
+ +- UnknownModel (404)
+ +- NotHere (404: no such path or method)
+ +- TooLarge (413)
+ +- Unavailable (503, with Retry-After)
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+RETRY_AFTER_SECONDS = 5
+
+
+class ApiError(Exception):
+    """What a client is told."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    param: ClassVar[str | None] = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        return error_body(str(self), type=self.type, param=self.param, code=self.code)
+
+    def response(self) -> web.Response:
+        """The HTTP response."""
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if self.status == 503 else None
+        return web.json_response(self.body, status=self.status, headers=headers)
+
+
+class BadRequest(ApiError):
+    """The request cannot be understood."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnknownModel(ApiError):
+    """No such model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, model: str, available: Iterable[str]) -> None:
+        super().__init__(f"The model `{model}` does not exist. Available: {', '.join(available) or 'none'}.")
+
+
+class NotHere(ApiError):
+    """No such path, or not with this method."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class TooLarge(ApiError):
+    """The body exceeds the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class Unavailable(ApiError):
+    """Cannot be answered now; the same request may succeed later."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "unavailable"
+
+
+def error_body(
+    message: str, *, type: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}

@@ -1,0 +1,75 @@
+"""Brings one adapter into the engine: copy, verify, load, confirm."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from kubetune.api.table import TableAdapter
+from kubetune.gateway.engine import Engine, EngineFailed, EngineSlow
+from kubetune.gateway.metrics import Metrics
+from kubetune.gateway.prepare import prepare
+from kubetune.gateway.refused import Reason, Refused
+from kubetune.gateway.verify import Limits
+from kubetune.gateway.watch import EngineWatch
+
+_ANSWER_SECONDS = 10.0
+
+
+class Loader:
+    """What all slots share."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        watch: EngineWatch,
+        metrics: Metrics,
+        cache: Path,
+        *,
+        max_bytes: int,
+        parallel: int = 4,
+    ) -> None:
+        self.engine = engine
+        self.watch = watch
+        self.metrics = metrics
+        self.loaded_digests: dict[str, str] = {}
+        """Digest by engine name, of everything that this engine process was given."""
+        self._cache = cache
+        self._max_bytes = max_bytes
+        self._copies = asyncio.Semaphore(parallel)
+
+    async def prepare(self, adapter: TableAdapter, limits: Limits) -> Path:
+        """The verified copy of an adapter, as `prepare.prepare` makes it.
+
+        Raises:
+            Refused: it must not be served.
+        """
+        async with self._copies:
+            return await asyncio.to_thread(prepare, adapter, limits, self._cache, max_bytes=self._max_bytes)
+
+    async def load(self, adapter: TableAdapter, limits: Limits) -> Path:
+        """Load an adapter under its own name; returns the folder of the copy.
+
+        Raises:
+            Refused: it cannot be served.
+            EngineDown: the engine went away.
+        """
+        name, started = adapter.loaded_name, time.monotonic()
+        # The engine caches what it computed by name: one name must never mean two contents.
+        if self.loaded_digests.setdefault(name, adapter.digest) != adapter.digest:
+            raise Refused(
+                Reason.NAME_COLLISION,
+                f"the engine knows another version as {name}: train it again for another digest",
+            )
+        path = await self.prepare(adapter, limits)
+        try:
+            listed = await self.engine.models(within=_ANSWER_SECONDS)
+            # Listed already: loaded by an earlier gateway process, or by a call whose answer was lost.
+            if name not in listed:
+                await self.engine.load(name, str(path))
+                listed = await self.engine.models(within=_ANSWER_SECONDS)
+            if name not in listed or Path(listed[name].root) != path:
+                raise Refused(Reason.ENGINE_ERROR, f"the engine does not list {name} from {path}")
+        except (EngineFailed, EngineSlow) as error:
+            raise Refused(Reason.ENGINE_ERROR, f"the engine refused it: {error}") from error
+        self.metrics.load_seconds.observe(time.monotonic() - started)
+        return path

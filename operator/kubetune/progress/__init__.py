@@ -1,0 +1,1 @@
+"""HTTPS receiver of what trainers tell while they run."""

@@ -1,0 +1,200 @@
+"""What a child Job and its pods say about an attempt. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from kubetune.api.exitcodes import EXIT_CODES, Outcome, Reason, outcome
+from kubetune.api.labels import RESTARTS_ANNOTATION, TRAINER_CONTAINER
+from kubetune.api.progress import TerminationMessage
+from kubetune.api.status import Failure
+from kubetune.status.conditions import parse_timestamp
+
+CANNOT_START = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "RunContainerError",
+    "SignatureValidationFailed",
+}
+DISRUPTED = Outcome(Reason.KILLED, retry=True, counted=False)
+QUOTED = 256
+"""How much of an unreadable termination message is shown."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a pod does not start."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run."""
+
+    number: int
+    """1 for the first."""
+    restarts: int
+    """Attempts before it that count against backoffLimit."""
+    name: str
+    """Its Job."""
+    created: datetime
+    """When its Job was created."""
+    state: Literal["Pending", "Running", "Succeeded", "Failed"]
+    """Where it stands. Succeeded only with the artifact's facts at hand."""
+    has_pod: bool = True
+    """Whether there is a pod to look at."""
+    last_word: TerminationMessage | None = None
+    """What the trainer said at its end."""
+    trouble: Trouble | None = None
+    """Why it does not start."""
+    outcome: Outcome | None = None
+    """Of a failed attempt: whether to try again."""
+    failure: Failure | None = None
+    """Of a failed attempt: why."""
+    finished: datetime | None = None
+    """When it failed."""
+
+
+def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> Attempt:
+    """The attempt of a child Job.
+
+    Args:
+        number: which attempt it is.
+        job: the child Job.
+        pods: its pods; none where they have been deleted, or not been made yet.
+    """
+    meta = job["metadata"]
+    restarts = str((meta.get("annotations") or {}).get(RESTARTS_ANNOTATION, ""))
+    pod = max(pods, key=lambda p: str(p["metadata"].get("creationTimestamp", "")), default=None)
+    finished = ended(job)
+    terminated = _terminated(pod)
+    last_word, malformed = _last_word(terminated)
+    common: dict[str, Any] = {
+        "number": number,
+        "restarts": int(restarts) if restarts.isdecimal() else 0,
+        "name": meta["name"],
+        "created": parse_timestamp(meta["creationTimestamp"]),
+        "has_pod": pod is not None,
+        "last_word": last_word,
+    }
+    if terminated and terminated.get("exitCode") == 0 and last_word and last_word.artifact:
+        # The Job controller will say the same a moment later.
+        return Attempt(**common, state="Succeeded")
+    if finished is None:
+        # Of a pod that has ended, the Job controller tells in a moment what is to follow.
+        begun = pod is not None and pod.get("status", {}).get("phase", "Pending") != "Pending"
+        return Attempt(**common, state="Running" if begun else "Pending", trouble=_trouble(pod))
+    judged, failure = _judge(pod, terminated, last_word, malformed)
+    return Attempt(**common, state="Failed", outcome=judged, failure=failure, finished=finished)
+
+
+def ended(job: Mapping[str, Any]) -> datetime | None:
+    """When the Job controller called it over."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+            return parse_timestamp(condition["lastTransitionTime"])
+    return None
+
+
+def is_over(pod: Mapping[str, Any]) -> bool:
+    """Whether no container of a pod runs any more, nor will."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _container(pod: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    statuses = (pod or {}).get("status", {}).get("containerStatuses", [])
+    return next((c for c in statuses if c["name"] == TRAINER_CONTAINER), {})
+
+
+def _terminated(pod: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = _container(pod).get("state", {}).get("terminated")
+    return found
+
+
+def _last_word(terminated: Mapping[str, Any] | None) -> tuple[TerminationMessage | None, str]:
+    """The termination message; what is wrong with it if it cannot be read."""
+    text = (terminated or {}).get("message", "")
+    if not text:
+        return None, ""
+    try:
+        # A trainer that is newer than this operator may say more than it understands.
+        return TerminationMessage.model_validate_json(text, extra="ignore"), ""
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "JSON"
+        return None, f"its termination message cannot be read ({where}: {problem['msg']}): {text[:QUOTED]}"
+
+
+def _trouble(pod: Mapping[str, Any] | None) -> Trouble | None:
+    """Why a pod is not running yet, where that is somebody's fault."""
+    waiting = _container(pod).get("state", {}).get("waiting", {})
+    if waiting.get("reason") in CANNOT_START:
+        return _unstarted(waiting["reason"], str(waiting.get("message", "")))
+    for condition in (pod or {}).get("status", {}).get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return Trouble(condition.get("reason", "Unschedulable"), str(condition.get("message", "")))
+    return None
+
+
+def _unstarted(reason: str, message: str) -> Trouble:
+    """The kubelet goes to and fro between two reasons for one fault, and that would be news each time."""
+    if reason not in ("ErrImagePull", "ImagePullBackOff"):
+        return Trouble(reason, message)
+    return Trouble("ImagePullBackOff", message.rpartition("ErrImagePull: ")[2])
+
+
+def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
+    """Why the Job controller cannot make a pod (Pod Security, a quota), by its FailedCreate events."""
+    newest = max(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""), default=None)
+    if newest is None:
+        return None
+    # Each try has a name of its own, which would be news each time.
+    _, _, why = str(newest.get("message", "")).partition(" is forbidden: ")
+    return Trouble("PodsRefused", why or str(newest.get("message", "")))
+
+
+def _judge(
+    pod: Mapping[str, Any] | None,
+    terminated: Mapping[str, Any] | None,
+    last_word: TerminationMessage | None,
+    malformed: str,
+) -> tuple[Outcome, Failure]:
+    """Whether a failed attempt is worth another one, and why it failed."""
+    if pod is None:
+        return DISRUPTED, Failure(
+            reason=Reason.KILLED, message="The pod was deleted while the run was not complete."
+        )
+    name = pod["metadata"]["name"]
+    status = pod.get("status", {})
+    disruption = next((c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget"), None)
+    lost = terminated is None or terminated.get("reason") == "ContainerStatusUnknown"
+    if terminated is None or lost or (disruption and terminated["exitCode"] not in EXIT_CODES):
+        why = (disruption or {}).get("message") or status.get("message") or "its node no longer knows it"
+        return DISRUPTED, Failure(reason=Reason.KILLED, pod=name, message=f"The pod was taken away: {why}")
+    code = int(terminated["exitCode"])
+    if terminated.get("reason") == "OOMKilled":
+        return Outcome(Reason.OUT_OF_MEMORY, retry=False, counted=False), Failure(
+            reason=Reason.OUT_OF_MEMORY,
+            exit_code=code,
+            pod=name,
+            message="The trainer exceeded its memory limit: raise compute.resourcesPerNode.limits.memory, or "
+            "lower training.microBatchSize or data.sequenceLength.",
+        )
+    judged = outcome(code)
+    if code == 0:
+        # Ended well but without the facts: the next attempt finds the artifact and only reports it.
+        judged = Outcome(Reason.INTERNAL_ERROR, retry=True, counted=True)
+    said = last_word.message if last_word else ""
+    message = said or f"The trainer ended with exit code {code} and {malformed or 'no last word'}."
+    return judged, Failure(reason=judged.reason, exit_code=code, pod=name, message=message)

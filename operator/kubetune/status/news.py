@@ -1,0 +1,60 @@
+"""What is worth an event: few, so that `kubectl describe` tells the story of a job. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kubetune.api.status import JobStatus
+from kubetune.status.job import NEEDS
+
+PATIENT = {"JobNotFound", "JobNotComplete"}
+"""Reasons for which a job waits without anybody having to do anything."""
+
+
+@dataclass(frozen=True)
+class News:
+    """An event to be recorded."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def job_news(before: JobStatus, after: JobStatus) -> list[News]:
+    """What has happened to a job between two statuses."""
+    return [*_needs(before, after), *_retry(before, after), *_attempt(before, after), *_phase(before, after)]
+
+
+def _needs(before: JobStatus, after: JobStatus) -> list[News]:
+    known = {(c.type, c.status, c.reason) for c in before.conditions}
+    return [
+        News("Normal" if c.reason in PATIENT else "Warning", c.reason, c.message)
+        for c in after.conditions
+        if c.type in NEEDS and c.status != "True" and (c.type, c.status, c.reason) not in known
+    ]
+
+
+def _retry(before: JobStatus, after: JobStatus) -> list[News]:
+    """An attempt failed and there will be another, or there is one already."""
+    if after.failure is None or after.failure == before.failure or after.phase == "Failed":
+        return []
+    failed = f"{after.failure.reason.value}: {after.failure.message}"
+    return [News("Warning", "Retrying", f"Attempt {before.attempts} failed: {failed}")]
+
+
+def _attempt(before: JobStatus, after: JobStatus) -> list[News]:
+    if after.attempts <= before.attempts:
+        return []
+    again = f", restart {after.restarts}" if after.restarts else ""
+    return [News("Normal", "AttemptCreated", f"Attempt {after.attempts} created{again}")]
+
+
+def _phase(before: JobStatus, after: JobStatus) -> list[News]:
+    if after.phase == before.phase:
+        return []
+    if after.phase == "Running":
+        return [News("Normal", "Started", f"Attempt {after.attempts} is training")]
+    if after.phase == "Succeeded" and after.artifact:
+        return [News("Normal", "Completed", f"The artifact is {after.artifact.uri}")]
+    if after.phase == "Failed" and after.failure:
+        return [News("Warning", after.failure.reason.value, after.failure.message)]
+    return []
