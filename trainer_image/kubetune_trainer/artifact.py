@@ -1,0 +1,97 @@
+"""The result of a run: a folder that is complete or absent."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.progress import ArtifactStatus
+from kubetune.api.runspec import RunSpec
+from kubetune.artifacts.digest import digest_of, files_of
+from kubetune.artifacts.manifest import Manifest, ManifestError, ManifestFile, read_manifest, write_manifest
+from kubetune_trainer.clock import rfc3339
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.files import seal, writing
+from kubetune_trainer.log import say
+
+
+def write(
+    spec: RunSpec,
+    report: dict[str, Any],
+    base_digest: str | None,
+    fill: Callable[[Path], dict[str, Any]],
+) -> ArtifactStatus:
+    """Fill a temporary folder, describe it, give it its name.
+
+    Args:
+        spec: the run.
+        report: goes into the manifest.
+        base_digest: digest of the base that an adapter belongs to.
+        fill: writes the files; returns rank and target_modules of an adapter.
+
+    Raises:
+        StorageError: the output cannot be written.
+    """
+    final = Path(spec.output.path) / "artifact"
+    temporary = final.with_name(".artifact.tmp")
+    with writing(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        facts = fill(temporary)
+        files = files_of(temporary)
+        manifest = Manifest(
+            format=spec.method,
+            digest=digest_of(files),
+            files=[ManifestFile(path=f.path, sha256=f.sha256, size_bytes=f.size) for f in files],
+            job=spec.job,
+            run_spec_digest=spec.digest(),
+            base_model_digest=base_digest if spec.method == "lora" else None,
+            created=rfc3339(),
+            report=report,
+            **facts,
+        )
+        write_manifest(temporary, manifest)
+    seal(temporary, final)
+    return status(spec, manifest)
+
+
+def status(spec: RunSpec, manifest: Manifest) -> ArtifactStatus:
+    """What the job's status says about an artifact."""
+    return ArtifactStatus(
+        uri=f"{spec.output.uri}/artifact",
+        digest=manifest.digest,
+        size_bytes=sum(f.size_bytes for f in manifest.files),
+        format=manifest.format,
+        base_model_digest=manifest.base_model_digest,
+        rank=manifest.rank,
+        target_modules=manifest.target_modules,
+    )
+
+
+def finished(spec: RunSpec) -> Manifest | None:
+    """The manifest of this very run's artifact, if an earlier attempt completed it and died before it could
+    say so.
+
+    A damaged one is removed, so that it is made again.
+
+    Raises:
+        InvalidSpec: the artifact of another run is there.
+    """
+    folder = Path(spec.output.path) / "artifact"
+    if not folder.exists():
+        return None
+    try:
+        manifest = read_manifest(folder)
+        if manifest.job is not None and (manifest.job.uid, manifest.run_spec_digest) != (
+            spec.job.uid,
+            spec.digest(),
+        ):
+            raise InvalidSpec(f"{spec.output.uri} holds the artifact of another run: choose another output")
+        if digest_of(files_of(folder)) != manifest.digest:
+            raise ManifestError("its files are not those of its manifest")
+    except (ManifestError, OSError) as error:
+        say("artifact", removed="artifact", why=str(error))
+        with writing(folder):
+            shutil.rmtree(folder)
+        return None
+    return manifest

@@ -1,0 +1,148 @@
+"""Checkpoints: complete or absent, verified before use, bound to one job and one run spec.
+
+A checkpoint is a folder `step-<n>`: model.safetensors (trained weights), optimizer.safetensors, state.json
+(position in the data, loss curve) and manifest.json with the SHA-256 of each. Random numbers need no state:
+every step seeds them from (seed, step, rank), and the schedule is a function of the step.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kubetune.api.progress import CheckpointStatus
+from kubetune.api.runspec import RunSpec
+from kubetune.artifacts.digest import digest_of, files_of
+from kubetune.artifacts.manifest import Manifest, ManifestError, ManifestFile, read_manifest, write_manifest
+from kubetune_trainer import optimizer as optimizers
+from kubetune_trainer.clock import rfc3339
+from kubetune_trainer.files import seal, writing
+from kubetune_trainer.log import say
+from kubetune_trainer.optimizer import Named
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass
+class State:
+    """Where a run stands, besides weights and optimizer."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    """Tokens seen."""
+    seconds: float = 0.0
+    """Spent in training steps, over all attempts."""
+    stream: dict[str, Any] = field(default_factory=dict)
+    """Position in the data."""
+    fingerprint: str = ""
+    """Of the data."""
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(step, training loss), thinned out."""
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    """(step, held-out loss)."""
+    resumed: list[int] = field(default_factory=list)
+    """Steps from which the run was resumed."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, uri: str, spec: RunSpec) -> None:
+        self._folder, self._uri, self._spec, self._digest = folder, uri, spec, spec.digest()
+        self.newest: CheckpointStatus | None = None
+
+    def save(self, state: State, parameters: Named, optimizer: torch.optim.Optimizer) -> CheckpointStatus:
+        """Save, then drop the oldest beyond keepLast.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        final = self._folder / f"step-{state.step}"
+        temporary = self._folder / f".{final.name}.tmp"
+        with writing(final):
+            for stale in (temporary, final):
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file({n: p.detach().contiguous() for n, p in parameters}, temporary / "model.safetensors")
+            save_file(optimizers.state(optimizer, parameters), temporary / "optimizer.safetensors")
+            (temporary / "state.json").write_text(json.dumps(asdict(state)))
+            manifest = self._manifest(temporary)
+            write_manifest(temporary, manifest)
+        seal(temporary, final)
+        self.newest = self._status(state.step, manifest)
+        for old in self._steps()[self._spec.checkpoint.keep_last :]:
+            shutil.rmtree(self._folder / f"step-{old}", ignore_errors=True)
+        return self.newest
+
+    def load(self, parameters: Named, optimizer: torch.optim.Optimizer) -> State | None:
+        """Restore the newest valid checkpoint, if any. What is not valid is passed over with a log line."""
+        for step in self._steps():
+            folder = self._folder / f"step-{step}"
+            try:
+                manifest = self._verified(folder)
+                state = self._restore(folder, parameters, optimizer)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                say("checkpoint", skipped=folder.name, why=str(error) or type(error).__name__)
+                continue
+            self.newest = self._status(step, manifest)
+            return state
+        return None
+
+    def clean(self) -> None:
+        """Remove what a killed attempt left half-written."""
+        for stale in self._folder.glob(".step-*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        found = (_NAME.fullmatch(p.name) for p in self._folder.iterdir() if p.is_dir())
+        return sorted((int(m[1]) for m in found if m), reverse=True)
+
+    def _manifest(self, folder: Path) -> Manifest:
+        files = files_of(folder)
+        return Manifest(
+            format=self._spec.method,
+            digest=digest_of(files),
+            files=[ManifestFile(path=f.path, sha256=f.sha256, size_bytes=f.size) for f in files],
+            job=self._spec.job,
+            run_spec_digest=self._digest,
+            created=rfc3339(),
+        )
+
+    def _verified(self, folder: Path) -> Manifest:
+        manifest = read_manifest(folder)
+        if manifest.job is None or manifest.job.uid != self._spec.job.uid:
+            raise ManifestError("it belongs to another job")
+        if manifest.run_spec_digest != self._digest:
+            raise ManifestError("it was made under another run spec")
+        if digest_of(files_of(folder)) != manifest.digest:
+            raise ManifestError("its files are not those of its manifest: incomplete or damaged")
+        return manifest
+
+    def _restore(self, folder: Path, parameters: Named, optimizer: torch.optim.Optimizer) -> State:
+        weights = load_file(folder / "model.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        state = State(**json.loads((folder / "state.json").read_text()))
+        if (there := set(weights)) != (wanted := {n for n, _ in parameters}):
+            raise ValueError(f"its parameters differ from the model's: {sorted(there ^ wanted)[:3]}")
+        with torch.no_grad():
+            for name, parameter in parameters:
+                parameter.copy_(weights[name])
+        optimizers.restore(optimizer, parameters, moments)
+        return state
+
+    def _status(self, step: int, manifest: Manifest) -> CheckpointStatus:
+        return CheckpointStatus(
+            step=step,
+            time=manifest.created or rfc3339(),
+            uri=f"{self._uri}/step-{step}",
+            digest=manifest.digest,
+        )

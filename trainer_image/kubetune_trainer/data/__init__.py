@@ -1,0 +1,1 @@
+"""From files to batches: read -> formats -> holdout -> encode -> mixture and packing."""

@@ -1,0 +1,64 @@
+"""The examples of a source, with the hash that decides whether they are held out."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubetune.api.runspec import RunSource
+from kubetune_trainer.data.formats import Example, content_hash, to_example
+from kubetune_trainer.data.read import Record, read_records
+from kubetune_trainer.errors import DataError
+from kubetune_trainer.signals import Stop
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a source turned out to hold, for reports."""
+
+    name: str
+    uri: str
+    weight: float
+    documents: int
+    held_out: int
+    tokens: int
+    """In the training part."""
+    share: float
+    """Of the tokens seen in training."""
+
+
+def read_examples(source: RunSource, stop: Stop) -> Iterator[tuple[Record, Example, int]]:
+    """Record, example and content hash of everything in a source but empty texts.
+
+    Raises:
+        DataError: see `read_records` and `to_example`.
+        Terminated: asked to stop.
+    """
+    for record in read_records(source):
+        stop.check()
+        example = to_example(record, source.format, source.text_field)
+        if example is not None:
+            try:
+                number = content_hash(example)
+            except UnicodeEncodeError as error:
+                raise record.error(
+                    "holds half of a surrogate pair, which is no text: mend the \\u escape"
+                ) from error
+            yield record, example, number
+
+
+def require(count: int, source: RunSource) -> None:
+    """Refuse a source without examples.
+
+    Raises:
+        DataError: there are none.
+    """
+    if count == 0:
+        raise DataError(f"source {source.name}: {source.uri} holds no text: add data or set its weight to 0")
+
+
+def fingerprint(hashes: Sequence[NDArray[np.uint64]]) -> str:
+    """Hex digest of all examples in their order, to notice that data changed between attempts."""
+    return hashlib.sha256(b"".join(h.tobytes() for h in hashes)).hexdigest()

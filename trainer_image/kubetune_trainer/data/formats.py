@@ -1,0 +1,115 @@
+"""The shapes of a record, each a function to one of three kinds of example. A new format is one more
+function."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kubetune.api.data import Format
+from kubetune_trainer.data.read import Record
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns, the last one the assistant's. Rendered by the tokenizer's chat template."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt and what follows it, both as they are, without any template."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document without a prompt."""
+
+    text: str
+
+
+Example = Conversation | Completion | Text
+
+
+def to_example(record: Record, form: Format, text_field: str = "text") -> Example | None:
+    """The example that a record holds; None for an empty text.
+
+    Raises:
+        DataError: the record has not the shape of its format; names file and line.
+    """
+    if form == "text":
+        text = _string(record, text_field, form)
+        return Text(text) if text.strip() else None
+    return _SHAPES[form](record)
+
+
+def content_hash(example: Example) -> int:
+    """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in."""
+    match example:
+        case Conversation(messages):
+            parts = [part for m in messages for part in (m.role, m.content)]
+        case Completion(prompt, completion):
+            parts = [prompt, completion]
+        case Text(text):
+            parts = [text]
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8])
+
+
+def _alpaca(record: Record) -> Example:
+    instruction = _string(record, "instruction", "alpaca")
+    extra = _string(record, "input", "alpaca", optional=True)
+    user = f"{instruction}\n\n{extra}" if extra else instruction
+    return Conversation((Message("user", user), Message("assistant", _string(record, "output", "alpaca"))))
+
+
+def _messages(record: Record) -> Example:
+    entries = record.data.get("messages")
+    if not isinstance(entries, list) or not entries:
+        raise record.error('format messages needs "messages": [{"role": ..., "content": ...}, ...]')
+    turns = []
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise record.error(f"message {number} must be an object with role and content, content a string")
+        if entry.get("role") not in ROLES:
+            raise record.error(f"message {number} has role {entry.get('role')!r}: use {', '.join(ROLES)}")
+        turns.append(Message(entry["role"], entry["content"]))
+    while turns and turns[-1].role != "assistant":
+        turns.pop()  # nothing is learned from what no answer follows
+    if not turns:
+        raise record.error("there is no message of the assistant to learn from: add one or remove the record")
+    return Conversation(tuple(turns))
+
+
+def _prompt_completion(record: Record) -> Example:
+    form = "prompt-completion"
+    return Completion(_string(record, "prompt", form), _string(record, "completion", form))
+
+
+def _string(record: Record, field: str, form: str, *, optional: bool = False) -> str:
+    value = record.data.get(field)
+    if value is None and optional:
+        return ""
+    if not isinstance(value, str):
+        problem = "is missing" if value is None else f"is a {type(value).__name__}"
+        raise record.error(f"field {field!r} {problem}; format {form} needs it to be a string")
+    return value
+
+
+_SHAPES: dict[str, Callable[[Record], Example]] = {
+    "alpaca": _alpaca,
+    "messages": _messages,
+    "prompt-completion": _prompt_completion,
+}

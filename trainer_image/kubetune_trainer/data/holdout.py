@@ -1,0 +1,22 @@
+"""Which examples are held out: those whose content hash is small. So the choice is stable when data is added
+or reordered, and identical examples never stand on both sides."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def held_out(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Mask of the held-out examples.
+
+    Args:
+        hashes: content hashes of the examples of all sources, [n].
+        fraction: share to hold out, 0 to 1. Above 0 at least one distinct example is held out, if there are
+        two.
+    """
+    if fraction == 0 or hashes.size == 0:
+        return np.zeros(hashes.shape, dtype=bool)
+    distinct = np.unique(hashes)
+    threshold = np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    if distinct[0] > threshold and distinct.size > 1:
+        threshold = distinct[0]
+    return hashes <= threshold

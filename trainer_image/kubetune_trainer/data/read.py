@@ -1,0 +1,173 @@
+"""Files of a source, and the records in them, each with its place so that an error can name it."""
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.runspec import RunSource
+from kubetune_trainer.errors import DataError
+
+SUFFIXES = {".jsonl", ".json", ".txt"}
+TEXT_PIECE = 32_768
+"""Characters after which a .txt file is divided at the next empty line: bounds memory, and leaves something
+to hold out of a corpus that is one file."""
+SEPARATOR = "<|endoftext|>"
+"""A line that divides a .txt file into documents, as in TinyStories."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record and where it stands."""
+
+    data: dict[str, Any]
+    file: str
+    """Path below the source's mount."""
+    line: int
+    """Counted from 1."""
+
+    def error(self, problem: str) -> DataError:
+        """What is wrong with this record."""
+        return DataError(f"{self.file}, line {self.line}: {problem}")
+
+
+def files_of(source: RunSource) -> list[Path]:
+    """Files of a source, sorted by path. Hidden files and folders are left out (a ConfigMap mount has such).
+
+    Raises:
+        DataError: nothing is there, or something lies outside the source's mount.
+    """
+    root = Path(source.root).resolve()
+    # Only * is special in a data URI; the rest is taken literally.
+    pattern = glob.escape(source.path).replace("[*]", "*")
+    found = [Path(p) for p in glob.glob(pattern, recursive=True)]
+    if not found:
+        raise DataError(
+            f"source {source.name}: nothing is at {source.uri}: put the data there or correct the uri"
+        )
+    for path in found:
+        _inside(path, root, source)
+    if pattern == glob.escape(source.path) and found[0].is_file():
+        if found[0].suffix not in SUFFIXES:
+            raise DataError(
+                f"source {source.name}: {found[0].name} must end in .jsonl, .json or .txt: rename it"
+            )
+        return found
+    files = {f for path in found for f in ([path] if path.is_file() else _below(path))}
+    files = {f for f in files if f.suffix in SUFFIXES and not _hidden(f, root)}
+    if not files:
+        raise DataError(
+            f"source {source.name}: no .jsonl, .json or .txt file is in {source.uri}: put one there"
+        )
+    for file in files:
+        _inside(file, root, source)
+    return sorted(files)
+
+
+def read_records(source: RunSource) -> Iterator[Record]:
+    """Every record of a source, in the order of files and lines. A .txt file yields records with the text
+    field.
+
+    Raises:
+        DataError: missing, unreadable or malformed; names file and line.
+    """
+    root = Path(source.root).resolve()
+    for path in files_of(source):
+        name = path.resolve().relative_to(root).as_posix() if not path.is_relative_to(source.root) else (
+            path.relative_to(source.root).as_posix()
+        )  # fmt: skip
+        try:
+            yield from _READERS[path.suffix](path, name, source)
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _below(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file()]
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]
+    return any(part.startswith(".") for part in parts)
+
+
+def _inside(path: Path, root: Path, source: RunSource) -> None:
+    if not path.resolve().is_relative_to(root):
+        raise DataError(
+            f"source {source.name}: {path.name} leads out of its volume by a symbolic link: "
+            "put the file itself there"
+        )
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{name}, line {number}: not UTF-8 (byte {error.start + 1}): save the file as UTF-8"
+                ) from error
+
+
+def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    for number, line in _lines(path, name):
+        if line.strip():
+            try:
+                data = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{name}, line {number}: not JSON ({error.msg} at column {error.colno}): "
+                    "mend or remove the line"
+                ) from error
+            yield _record(data, name, number)
+
+
+def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    """A list of records, or JSON Lines under the wrong ending."""
+    text = "".join(line for _, line in _lines(path, name))
+    if not text.lstrip().startswith("["):
+        yield from _json_lines(path, name, source)
+        return
+    decoder = json.JSONDecoder()
+    at, line = text.index("[") + 1, 1
+    counted = 0
+    while True:
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+        line += text.count("\n", counted, at)
+        counted = at
+        if text[at : at + 1] == "]":
+            return
+        try:
+            data, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{name}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}): mend the file"
+            ) from error
+        yield _record(data, name, line)
+
+
+def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    piece: list[str] = []
+    size, start = 0, 1
+    for number, line in _lines(path, name):
+        divider = line.strip() == SEPARATOR
+        if not divider:
+            piece.append(line)
+            size += len(line)
+        if divider or (size >= TEXT_PIECE and not line.strip()) or size >= 2 * TEXT_PIECE:
+            yield Record({source.text_field: "".join(piece).strip("\n")}, name, start)
+            piece, size, start = [], 0, number + 1
+    yield Record({source.text_field: "".join(piece).strip("\n")}, name, start)
+
+
+def _record(data: object, name: str, line: int) -> Record:
+    if not isinstance(data, dict):
+        raise DataError(f"{name}, line {line}: a record must be an object {{...}}, not {type(data).__name__}")
+    return Record(data, name, line)
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json, ".txt": _text}

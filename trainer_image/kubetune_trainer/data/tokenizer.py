@@ -1,0 +1,87 @@
+"""A byte-level BPE tokenizer trained on the corpus, and the plain-text chat template that goes with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from kubetune_trainer.errors import InvalidSpec
+
+END = "<|endoftext|>"
+"""Ends every document in pretraining, so it is a trained token, and every answer afterwards. There is no
+token for the beginning: a prompt starts at position 0 in training as in serving."""
+PAD = "<|pad|>"
+"""Never trained on and never seen by attention."""
+CORPUS_CHARACTERS = 100_000_000
+"""As much text as a tokenizer is trained on; more changes little and takes long."""
+
+# Plain text only: a base model has seen such words, while new special tokens would be untrained. Every turn's
+# text is a prefix of the next one's, so the assistant's tokens are known exactly.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{{- message['content'] + '\\n\\n' -}}
+{%- elif message['role'] == 'user' -%}
+{{- '### Instruction:\\n' + message['content'] + '\\n\\n' -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- '### Response:\\n' + message['content'] + eos_token -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '### Response:\\n' -}}
+{%- endif -%}
+"""
+
+
+def train(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    """Train on texts. The same texts give the same tokenizer.
+
+    Args:
+        texts: the corpus, in the proportions wanted.
+        vocabulary: number of tokens at most, special ones and 256 bytes included; a small corpus gives fewer.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END, PAD],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return wrap(bpe)
+
+
+def wrap(bpe: Tokenizer) -> PreTrainedTokenizerBase:
+    """A trained tokenizer as transformers and vLLM know it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def load(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, with a padding token and a chat template in any case.
+
+    Raises:
+        InvalidSpec: there is none, or it cannot tell where a token came from in the text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidSpec(
+            f"the base model has no usable tokenizer: put its tokenizer.json there ({error})"
+        ) from error
+    if not tokenizer.is_fast:
+        raise InvalidSpec("the base model's tokenizer is not a fast one: convert it to a tokenizer.json")
+    if tokenizer.eos_token_id is None:
+        raise InvalidSpec("the base model's tokenizer has no eos_token: set one in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

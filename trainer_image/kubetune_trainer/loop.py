@@ -1,0 +1,219 @@
+"""The training loop: one optimizer step after another, until the end or until asked to stop."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from kubetune.api.training import Optimisation
+from kubetune_trainer import schedule
+from kubetune_trainer.checkpoint import State
+from kubetune_trainer.data.rows import Row, collate
+from kubetune_trainer.data.store import IGNORED
+from kubetune_trainer.data.streams import Stream
+from kubetune_trainer.errors import NaNLoss, Terminated
+from kubetune_trainer.optimizer import Named
+from kubetune_trainer.signals import Stop
+
+CURVE_POINTS = 500
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Numbers of a step, for whoever watches."""
+
+    step: int
+    """Steps done."""
+    loss: float
+    """Mean over the steps since the last report."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    """Seen so far."""
+    tokens_per_second: float
+    """Since the last report."""
+    seconds_per_step: float
+    """Likewise."""
+
+
+@dataclass
+class Loop:
+    """What a loop works with."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    """The prepared LossModel."""
+    parameters: Named
+    optimizer: torch.optim.Optimizer
+    stream: Stream
+    settings: Optimisation
+    total_steps: int
+    micro_batch: int
+    pad: int
+    state: State
+    stop: Stop
+    save: Callable[[], None]
+    """Saves a checkpoint of the present state."""
+    save_steps: int
+    save_seconds: float
+    watch: Callable[[], float]
+    """Measures the held-out loss."""
+    watch_steps: int
+    report: Callable[[StepReport], None]
+    report_seconds: float = 1.0
+
+    def run(self) -> None:
+        """Train from the state to the end.
+
+        Raises:
+            NaNLoss: the loss or the gradient is no finite number.
+            Terminated: asked to stop; a checkpoint was saved.
+            StorageError: a checkpoint cannot be written.
+        """
+        state = self.state
+        saved = time.monotonic()
+        window = _Window(state.step, state.tokens)
+        self.model.train()
+        while state.step < self.total_steps:
+            loss, norm, rate, tokens = self._step()
+            state.step += 1
+            state.tokens += tokens
+            window.add(loss, norm)
+            stopping = self._stopping()
+            watching = state.step % self.watch_steps == 0 and not stopping
+            saving = stopping or state.step == self.total_steps or state.step % self.save_steps == 0
+            saving = saving or time.monotonic() - saved >= self.save_seconds
+            if not (saving or watching or state.step == 1 or window.age >= self.report_seconds):
+                continue
+            self._report(window, rate)
+            if watching:
+                stopping = not self._watch()
+            if saving or stopping:
+                self.save()
+                saved = time.monotonic()
+            if stopping:
+                self.stop.check()
+            window = _Window(state.step, state.tokens)
+
+    def _watch(self) -> bool:
+        """Measure the held-out loss. False: asked to stop meanwhile."""
+        try:
+            self.state.evaluations.append((self.state.step, self.watch()))
+        except Terminated:
+            return False
+        return True
+
+    def _step(self) -> tuple[torch.Tensor, torch.Tensor, float, int]:
+        """One optimizer step. Returns loss, gradient norm, learning rate, tokens seen."""
+        s, step = self.settings, self.state.step
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rate = s.learning_rate * schedule.factor(step, self.total_steps, s.warmup_steps, s.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rows = self.stream.next(s.global_batch_size)
+        targets = max(1, sum(row.targets for row in rows))
+        # The state of a checkpoint needs no random state: dropout is a function of the step.
+        torch.manual_seed(((s.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
+        mine = _share(rows, rank, world)
+        total = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, len(mine), self.micro_batch):
+            batch = collate(mine[start : start + self.micro_batch], self.pad, self.accelerator.device)
+            with self._synchronising(last=start + self.micro_batch >= len(mine)):
+                loss = self.model(batch.tokens, batch.positions, batch.labels) / targets
+                # Gradients are averaged over processes, but the loss is a sum over all of their tokens.
+                self.accelerator.backward(loss * world)
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], s.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, norm, rate, sum(map(len, rows))
+
+    def _synchronising(self, *, last: bool) -> AbstractContextManager[object]:
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def _stopping(self) -> bool:
+        """Whether any process was asked to stop: all of them must leave after the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.requested
+        flag = torch.tensor(float(self.stop.requested), device=self.accelerator.device)
+        self.stop.requested = bool(self.accelerator.reduce(flag) > 0)
+        return self.stop.requested
+
+    def _report(self, window: "_Window", rate: float) -> None:
+        """Fetch the numbers of the steps since the last report: the only place that waits for the device.
+
+        Raises:
+            NaNLoss: one of them is not finite.
+        """
+        state = self.state
+        losses = self.accelerator.reduce(torch.stack(window.losses)).tolist()
+        norms = torch.stack(window.norms).tolist()
+        for i, (loss, norm) in enumerate(zip(losses, norms, strict=True), window.first + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NaNLoss(
+                    f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite at step {i} of "
+                    f"{self.total_steps}: lower training.learningRate, add warmupSteps or mend the data"
+                )
+        seconds = window.age
+        state.seconds += seconds
+        state.curve = thinned(state.curve, window.first, losses, self.total_steps)
+        self.report(
+            StepReport(
+                step=state.step,
+                loss=sum(losses) / len(losses),
+                learning_rate=rate,
+                grad_norm=norms[-1],
+                tokens=state.tokens,
+                tokens_per_second=(state.tokens - window.tokens) / seconds,
+                seconds_per_step=seconds / len(losses),
+            )
+        )
+
+
+class _Window:
+    """Steps since the last report."""
+
+    def __init__(self, first: int, tokens: int) -> None:
+        self.first, self.tokens, self._started = first, tokens, time.monotonic()
+        self.losses: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self._started
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        self.losses.append(loss)
+        self.norms.append(norm)
+
+
+def _share(rows: Sequence[Row], rank: int, world: int) -> list[Row]:
+    """This process's rows, longest first so that micro-batches need little padding; never none, or others
+    wait."""
+    ordered = sorted(rows, key=len, reverse=True)
+    if mine := ordered[rank::world]:
+        return mine
+    idle = ordered[-1]
+    return [Row(idle.tokens, np.full_like(idle.labels, IGNORED), idle.positions)]
+
+
+def thinned(
+    curve: list[tuple[int, float]], first: int, losses: Sequence[float], total: int
+) -> list[tuple[int, float]]:
+    """The curve with the losses of the steps after `first` added: at most about CURVE_POINTS, each the mean
+    of as many steps. A point's step is the last one that it covers."""
+    every = -(-total // CURVE_POINTS)
+    curve = [(step, loss) for step, loss in curve]  # JSON makes lists of them
+    for step, loss in enumerate(losses, first + 1):
+        inside = (step - 1) % every
+        if inside == 0 or not curve:
+            curve.append((step, loss))
+        else:
+            curve[-1] = (step, curve[-1][1] + (loss - curve[-1][1]) / (inside + 1))
+    return curve

@@ -1,0 +1,129 @@
+"""Negative log-likelihood of the trained positions only, without ever holding all logits.
+
+The head and the cross entropy are computed together, some hundred positions at a time, gradients at once in
+the forward pass (as Liger Kernel's fused linear cross entropy does): the logits of a chunk stay in the cache,
+and positions that are not trained on cost nothing.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from kubetune_trainer.data.store import IGNORED
+from kubetune_trainer.model import evaluating
+from kubetune_trainer.runtime import Precision, autocast
+
+CHUNK_ELEMENTS = 1 << 20
+"""Logits held at a time: 4 MiB in fp32 on a CPU's cache, plenty for a GPU's matrix units."""
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum of the cross entropies of `hidden @ weight.T + bias` against targets."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Shapes: hidden [n, width], weight [vocabulary, width], bias [vocabulary], targets [n]; scalar fp32
+        out."""
+        narrow = weight.to(hidden.dtype)
+        need_hidden, need_weight, need_bias, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(targets), step := max(1, CHUNK_ELEMENTS // len(weight))):
+            part = slice(start, start + step)
+            h, t = hidden[part], targets[part, None]
+            likelihood = _logits(h, narrow, bias).log_softmax(-1)
+            total -= likelihood.gather(-1, t).sum()
+            if not (need_hidden or need_weight or need_bias):
+                continue
+            gradient = likelihood.exp_().scatter_add_(-1, t, likelihood.new_full(t.shape, -1))
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0)
+            gradient = gradient.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, narrow, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += gradient.T @ h
+        ctx.gradients = (grad_hidden, grad_weight, grad_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale the gradients that the forward pass left."""
+        return (*(None if g is None else g.mul_(outputs[0]) for g in ctx.gradients), None)
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    logits = (hidden @ weight.T).float()
+    return logits if bias is None else logits.add_(bias)
+
+
+class LossModel(nn.Module):
+    """A causal language model whose forward pass is its loss."""
+
+    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+        super().__init__()
+        self.model, self._precision = model, precision
+        self._plain_head = _has_plain_head(model)
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of the negative log-likelihoods of the labels that are not IGNORED; all arguments [rows,
+        width]."""
+        hidden, targets = self._trained(tokens, positions, labels)
+        if not self._plain_head:
+            return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
+        head = self.model.get_output_embeddings()
+        return LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+
+    @torch.no_grad()
+    def score(
+        self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As forward, and how many of the labels rank first."""
+        hidden, targets = self._trained(tokens, positions, labels)
+        loss, correct = (torch.zeros((), dtype=torch.float64, device=hidden.device) for _ in range(2))
+        head = self.model.get_output_embeddings()
+        for start in range(0, len(targets), step := max(1, CHUNK_ELEMENTS // len(head.weight))):
+            h, t = hidden[start : start + step], targets[start : start + step]
+            if self._plain_head:
+                h = _logits(h, head.weight.to(h.dtype), head.bias)
+            loss += nn.functional.cross_entropy(h.float(), t, reduction="sum")
+            correct += (h.argmax(-1) == t).sum()
+        return loss, correct
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that a forward pass runs in."""
+        return autocast(self.model.device, self._precision)
+
+    def _trained(
+        self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states (logits, if the head is more than a matrix) of the trained positions, and their
+        labels."""
+        model = self.model.base_model if self._plain_head else self.model
+        with self.autocast():
+            output = model(input_ids=tokens, position_ids=positions, use_cache=False)
+        states = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)
+        if self._plain_head and self._precision == "bf16":
+            states = states.bfloat16()  # as autocast hands them to a linear layer
+        flat = labels.flatten()
+        chosen = (flat != IGNORED).nonzero().flatten()
+        return (states if len(chosen) == len(flat) else states.index_select(0, chosen)), flat[chosen]
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether logits are nothing but the last hidden state times the head (no scaling, no soft cap)."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return False
+    tokens = torch.tensor([[3, 4, 5, 6]], device=model.device)
+    with evaluating(model):
+        logits = model(input_ids=tokens, use_cache=False).logits
+        states = getattr(model.base_model(input_ids=tokens, use_cache=False), "last_hidden_state", None)
+        return states is not None and torch.equal(head(states), logits)

@@ -1,0 +1,73 @@
+"""Low-rank adapters on a frozen base, by peft. The result is a peft adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kubetune.api.finetunejob import Lora
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.runtime import Precision
+
+ALL_LINEAR = "all-linear"
+
+
+def base_dtype(precision: Precision) -> torch.dtype:
+    """The frozen base is held as it is computed with."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
+    """Add fp32 adapters; B starts at zero, so the model answers as its base at first.
+
+    Raises:
+        InvalidSpec: no layer has one of the names.
+    """
+    lora = spec.lora or Lora()
+    names = lora.target_modules
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=ALL_LINEAR if ALL_LINEAR in names else names,
+                task_type="CAUSAL_LM",
+            ),
+            autocast_adapter_dtype=True,
+        )
+    except ValueError as error:
+        kinds = (torch.nn.Linear, torch.nn.Embedding)
+        there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
+        raise InvalidSpec(f"lora.targetModules {names}: {error}; the base has {', '.join(there)}") from error
+
+
+def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
+    """The adapter and its config, which names no path.
+
+    Raises:
+        RuntimeError: every B is still zero, so the adapter would change nothing.
+    """
+    zero = [n for n, p in model.named_parameters() if "lora_B" in n and not p.any()]
+    if zero and len(zero) == sum("lora_B" in n for n, _ in model.named_parameters()):
+        raise RuntimeError("the adapter is all zero after training")
+    model.save_pretrained(folder, save_embedding_layers=False)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return {"rank": config["r"], "target_modules": config["target_modules"]}
+
+
+def _short(model: PeftModel) -> list[str]:
+    """Last parts of the adapted layers' names where these alone choose the same layers (in a small model peft
+    writes every full name), else the full names."""
+    adapted = set(model.base_model.targeted_module_names)
+    last = {name.rpartition(".")[2] for name in adapted}
+    chosen = {name for name, _ in model.get_base_model().named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last if chosen == adapted else adapted)

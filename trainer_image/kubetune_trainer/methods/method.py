@@ -1,0 +1,26 @@
+"""What a method provides."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer.runtime import Precision
+
+
+class Method(Protocol):
+    """Functions of a module in this package."""
+
+    def base_dtype(self, precision: Precision) -> torch.dtype:
+        """How the base model's weights are held."""
+        ...
+
+    def apply(self, model: PreTrainedModel, spec: RunSpec) -> torch.nn.Module:
+        """Make the model trainable in this way; what is trained is fp32."""
+        ...
+
+    def export(self, model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
+        """Write the result as safetensors. Returns facts for the manifest: rank, target_modules."""
+        ...

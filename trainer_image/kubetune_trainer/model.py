@@ -1,0 +1,159 @@
+"""Making or loading a model, and checks that what training assumes about it is so."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from kubetune.artifacts.digest import UnsafePath, folder_digest
+from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec, known
+
+
+def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
+    """A freshly initialised fp32 model.
+
+    Args:
+        config: fields of a transformers config, model_type among them.
+        tokenizer: gives vocabulary size and special token ids.
+        length: longest sequence that it must take.
+
+    Raises:
+        InvalidSpec: an unknown model type or field, values that do not go together, too short a context.
+    """
+    fields = {k: v for k, v in config.items() if k != "model_type"}
+    kind = str(config.get("model_type"))
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InvalidSpec(
+            f"model.config.model_type {kind!r} is no causal language model that transformers knows"
+        )
+    there = set(CONFIG_MAPPING[kind]().to_dict()) | set(CONFIG_MAPPING[kind].attribute_map)
+    for field in set(fields) - there:
+        near = difflib.get_close_matches(field, there, n=1)
+        hint = f": did you mean {near[0]}?" if near else ": remove it"
+        raise InvalidSpec(f"model.config has no field {field!r} for model_type {kind}{hint}")
+    fields |= {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    try:
+        made = AutoConfig.for_model(kind, **fields)
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    except Exception as error:  # transformers raises whatever the arithmetic of the layers runs into
+        if known(error):
+            raise
+        problem = " ".join(str(error).split())
+        raise InvalidSpec(f"model.config makes no valid {kind} model: {problem}") from error
+    check_length(model, length, "raise max_position_embeddings in model.config or lower data.sequenceLength")
+    return model
+
+
+def load(
+    folder: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, length: int
+) -> PreTrainedModel:
+    """A base model from a folder of safetensors.
+
+    Raises:
+        InvalidSpec: no such model there, its context is shorter than `length`, or its tokenizer knows more
+            tokens than it.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InvalidSpec(f"the base model cannot be loaded: {str(error).splitlines()[0]}") from error
+    check_length(model, length, "lower data.sequenceLength")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InvalidSpec(
+            f"the base model's tokenizer has {len(tokenizer)} tokens but the model embeds {rows}: "
+            "put the tokenizer there that belongs to it"
+        )
+    return model
+
+
+def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
+    """Refuse sequences that the model's positions do not reach.
+
+    Raises:
+        InvalidSpec: they do not.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length > context:
+        raise InvalidSpec(f"data.sequenceLength {length} exceeds the model's context of {context}: {remedy}")
+
+
+def base_digest(path: str, root: str | None, expected: str | None) -> str:
+    """Digest of the base model's folder.
+
+    Raises:
+        DataError: there is no such folder.
+        BaseModelMismatch: it is not the one that was asked for, or leads elsewhere.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(f"the base model's folder {folder.name} does not exist: put the model there")
+    if root is not None and not folder.resolve().is_relative_to(Path(root).resolve()):
+        raise BaseModelMismatch("the base model's folder leads out of its volume by a symbolic link")
+    try:
+        found = folder_digest(folder)
+    except UnsafePath as error:
+        raise BaseModelMismatch(f"the base model's folder must hold plain files only: {error}") from error
+    if expected is not None and found != expected:
+        raise BaseModelMismatch(
+            f"the base model has digest {found}, not {expected}: its files changed"
+            "; name the right folder or digest"
+        )
+    return found
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and what else the model's generation config names (chat
+    models often end a turn and a document differently)."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({tokenizer.eos_token_id, *others})
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside, training mode as before after it."""
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was)
+
+
+def check_isolation(model: PreTrainedModel) -> None:
+    """Refuse to pack documents for a model that lets them see each other.
+
+    Two documents share a row; changing the first must not change the second's logits in a single bit.
+
+    Raises:
+        InvalidSpec: it does.
+    """
+    device = model.device
+    tokens = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [9, 8, 7, 6, 7, 8, 9]], device=device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]] * 2, device=device)
+    with evaluating(model):
+        try:
+            logits = model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+        except TypeError:  # the model takes no position_ids
+            logits = torch.tensor([[0.0] * 4, [1.0] * 4])
+    if not torch.equal(*logits[:, 3:].nan_to_num()):
+        raise InvalidSpec(
+            f"documents packed into one sequence would see each other in a {model.config.model_type} model: "
+            "set data.packing to false (FineTuneJob) or choose another model_type (PretrainJob)"
+        )

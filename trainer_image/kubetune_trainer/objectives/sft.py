@@ -1,0 +1,146 @@
+"""Supervised fine-tuning: say what the assistant says."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from kubetune.api.progress import DataStatus
+from kubetune.api.runspec import RunSource, RunSpec
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.encode import Encoded, encode, question, render
+from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
+from kubetune_trainer.data.formats import Example
+from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.rows import row_of
+from kubetune_trainer.data.store import store_of
+from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
+from kubetune_trainer.errors import DataError, InvalidSpec
+from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.signals import Stop
+
+
+def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+    """Read the examples, hold some out, tokenise, plan the epochs.
+
+    Raises:
+        DataError: see `read_records`; or nothing is left to train on.
+        InvalidSpec: the base has no usable tokenizer.
+    """
+    if spec.finetune is None or spec.model.path is None:
+        raise InvalidSpec("stage sft needs finetune settings and a base model")
+    tokenizer = tokenizers.load(Path(spec.model.path))
+    sources = [s for s in spec.data.sources if s.weight > 0]
+    loaded = [_load(source, tokenizer, spec.data.prompt_loss, stop) for source in sources]
+    hashes = [source.hashes for source in loaded]
+    of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
+    held = held_out(np.concatenate(hashes), spec.data.validation_fraction)
+    examples = [e for source in loaded for e in source.examples]
+    encoded = [e for source in loaded for e in source.encoded]
+
+    length = spec.data.sequence_length
+    truncated = sum(len(e.tokens) > length for e, h in zip(encoded, held, strict=True) if not h)
+    kept = np.array([not h and any(e.trained[1:length]) for e, h in zip(encoded, held, strict=True)])
+    _require_each(sources, of_source[kept])
+    chosen = [e for e, k in zip(encoded, kept, strict=True) if k]
+    store = store_of(
+        (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
+    )
+    training, seed = spec.finetune, spec.finetune.seed
+    epochs = Epochs(
+        store, of_source[kept], [s.weight for s in sources], length if spec.data.packing else None, seed
+    )
+    rows = None if training.epochs is None else max(1, rows_in(epochs, training.epochs))
+    tokens = [int(store.lengths[of_source[kept] == i].sum()) for i in range(len(sources))]
+    seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
+    return Prepared(
+        tokenizer=tokenizer,
+        stream=EpochStream(store, epochs, rows),
+        total_steps=training.max_steps or math.ceil((rows or 1) / training.global_batch_size),
+        evaluation=_evaluation(spec, tokenizer, examples, encoded, np.concatenate(hashes), held, stop),
+        data=DataStatus(
+            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
+        ),
+        sources=[
+            SourceFacts(
+                s.name,
+                s.uri,
+                s.weight,
+                len(h),
+                int(held[of_source == i].sum()),
+                tokens[i],
+                seen[i] / sum(seen),
+            )
+            for i, (s, h) in enumerate(zip(sources, hashes, strict=True))
+        ],
+        fingerprint=fingerprint(hashes),
+        betas=(0.9, 0.999),
+    )
+
+
+class _Loaded:
+    """The examples of one source."""
+
+    def __init__(self, examples: list[Example], encoded: list[Encoded], hashes: NDArray[np.uint64]) -> None:
+        self.examples, self.encoded, self.hashes = examples, encoded, hashes
+
+
+def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, prompt_loss: bool, stop: Stop) -> _Loaded:
+    examples, rendered, hashes = [], [], []
+    for record, example, number in read_examples(source, stop):
+        try:
+            rendered.append(render(example, tokenizer))
+        except DataError as error:
+            raise record.error(str(error)) from error
+        examples.append(example)
+        hashes.append(number)
+    require(len(examples), source)
+    encoded = []
+    for tokens in encode(rendered, tokenizer, prompt_loss=prompt_loss):
+        stop.check()
+        encoded.append(tokens)
+    return _Loaded(examples, encoded, np.array(hashes, dtype=np.uint64))
+
+
+def _require_each(sources: list[RunSource], left: NDArray[np.int64]) -> None:
+    for i, source in enumerate(sources):
+        if not np.any(left == i):
+            raise DataError(
+                f"source {source.name}: no example is left to train on: all are held out (add data or lower "
+                "data.validation.fraction), or no answer fits data.sequenceLength (raise it)"
+            )
+
+
+def _evaluation(
+    spec: RunSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    encoded: list[Encoded],
+    hashes: NDArray[np.uint64],
+    held: NDArray[np.bool_],
+    stop: Stop,
+) -> EvaluationSet:
+    """The examples of the evaluation's own data, else the held-out ones; of these, those with the smallest
+    hashes."""
+    if spec.evaluation_source is not None:
+        own = _load(spec.evaluation_source, tokenizer, False, stop)
+        examples, encoded, hashes = own.examples, own.encoded, own.hashes
+        held = np.ones(len(hashes), dtype=bool)
+    elif spec.data.prompt_loss:  # measured on the answers alone in any case
+        encoded = list(encode((render(e, tokenizer) for e in examples), tokenizer))
+    indices = np.flatnonzero(held)
+    indices = indices[np.argsort(hashes[indices], kind="stable")][: spec.evaluation.max_examples]
+    length = spec.data.sequence_length
+    chosen = [encoded[i] for i in indices]
+    store = store_of(
+        (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
+    )
+    rows = [
+        row_of([store.piece(d, 0, int(store.lengths[d]) - 1)])
+        for d in range(len(store))
+        if store.lengths[d] > 1
+    ]
+    asked = (question(examples[i], tokenizer) for i in indices)
+    return EvaluationSet([r for r in rows if r.targets], [q for q in asked if q is not None], len(rows))

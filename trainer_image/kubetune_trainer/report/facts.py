@@ -1,0 +1,71 @@
+"""Everything that the templates show."""
+
+from dataclasses import dataclass, field
+
+from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer.data.examples import SourceFacts
+
+HIGHER_IS_BETTER = {"token-accuracy", "exact-match"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric before and after."""
+
+    name: str
+    before: float | None
+    after: float
+
+    @property
+    def better(self) -> bool | None:
+        """Whether it improved; None where it stayed or was not measured before."""
+        if self.before is None or self.before == self.after:
+            return None
+        return (self.after > self.before) == (self.name in HIGHER_IS_BETTER)
+
+    def text(self, value: float | None) -> str:
+        """A value as people read it: shares in percent."""
+        if value is None:
+            return "-"
+        return f"{value:.1%}" if self.name in HIGHER_IS_BETTER else f"{value:,.4g}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A finished run."""
+
+    spec: RunSpec
+    plan: PlanStatus
+    data: DataStatus
+    evaluation: EvaluationStatus
+    sources: list[SourceFacts]
+    curve: list[tuple[int, float]]
+    """(step, training loss)"""
+    held_out: list[tuple[int, float]]
+    """(step, held-out loss)"""
+    evaluated: int
+    """Held-out examples (sequences in pretraining) that were measured."""
+    tokens: int
+    """Seen in training."""
+    timings: dict[str, float]
+    """Seconds: prepare, baseline, training, evaluation."""
+    resumed: list[int]
+    """Steps from which the run was resumed."""
+    hardware: str
+    created: str
+    """RFC 3339."""
+    digests: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> list[Change]:
+        """Metrics before and after."""
+        before = {v.name: float(v.value) for v in self.evaluation.baseline}
+        return [Change(v.name, before.get(v.name), float(v.value)) for v in self.evaluation.tuned]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of training alone."""
+        seconds = self.timings.get("training")
+        return self.tokens / seconds if seconds else None

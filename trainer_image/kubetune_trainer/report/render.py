@@ -1,0 +1,22 @@
+"""Fill a template of this package."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from kubetune_trainer.log import duration
+from kubetune_trainer.report.chart import loss_chart
+from kubetune_trainer.report.facts import Facts
+
+
+def render(template: str, facts: Facts) -> str:
+    """The text of a template with the facts of a run. HTML is escaped."""
+    environment = Environment(
+        loader=PackageLoader("kubetune_trainer.report"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["duration"] = duration
+    environment.globals["chart"] = loss_chart
+    return environment.get_template(template).render(f=facts)

@@ -1,0 +1,283 @@
+"""One run from its spec to its artifact."""
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer import artifact, attention, baseline, optimizer, report, runtime
+from kubetune_trainer import model as models
+from kubetune_trainer.checkpoint import Checkpoints, State
+from kubetune_trainer.clock import rfc3339
+from kubetune_trainer.data.rows import Row
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.evaluate import Measured, evaluate, likelihood
+from kubetune_trainer.log import duration, say
+from kubetune_trainer.loop import Loop
+from kubetune_trainer.loss import LossModel
+from kubetune_trainer.methods import full, lora
+from kubetune_trainer.objectives import clm, sft
+from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.outcome import Outcome
+from kubetune_trainer.progress import StepReporter, named
+from kubetune_trainer.report.facts import Facts
+from kubetune_trainer.runtime import Precision
+from kubetune_trainer.signals import Stop
+
+OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft}
+METHODS: dict[str, ModuleType] = {"full": full, "lora": lora}
+LARGEST_MICRO_BATCH = 32
+WATCHES = 10
+"""How often the held-out loss is measured during training."""
+WATCH_SHARE = 0.1
+"""Held-out tokens measured that way per token trained on; one costs a third of a trained one."""
+LARGEST_WATCH = 128
+"""Rows measured at a time."""
+
+
+def run(spec: RunSpec, outcome: Outcome, stop: Stop) -> None:
+    """Carry out a run, or notice that an earlier attempt did. Facts go into `outcome` as they become known.
+
+    Raises:
+        TrainerError: see `errors`.
+    """
+    done = artifact.finished(spec)
+    if done is None:
+        _Run(spec, outcome, stop).run()
+    else:
+        say("artifact", text="an earlier attempt finished this run")
+        outcome.recall(done.report)
+        outcome.artifact = artifact.status(spec, done)
+    # The artifact is there: nothing needs the checkpoints any more.
+    shutil.rmtree(_work(spec), ignore_errors=True)
+    outcome.progress.update(percentage=100, remaining=0)
+
+
+@dataclass
+class _Run:
+    spec: RunSpec
+    outcome: Outcome
+    stop: Stop
+
+    def run(self) -> None:
+        """The story in order."""
+        spec, stop, work = self.spec, self.stop, _work(self.spec)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        threads = runtime.configure()
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.hardware = runtime.describe(self.accelerator.device, threads)
+        self.precision: Precision = runtime.resolve_precision(
+            spec.training.precision, self.accelerator.device
+        )
+        self.method = METHODS[spec.method]
+        stop.check()
+
+        base_digest = None
+        if spec.model.path is not None:
+            base_digest = models.base_digest(spec.model.path, spec.model.root, spec.model.digest)
+        self.prepared = self._prepare(work)
+        stop.check()
+        base = self._base()
+        trained = self.method.apply(base.to(self.accelerator.device), spec)
+        self.model = LossModel(base, self.precision)
+        self._plan(trained)
+
+        before = baseline.load(work, spec)
+        if before is None:
+            before = self._measure()
+            baseline.save(work, spec, before)
+        say("baseline", **before.metrics, took=duration(before.seconds))
+        state = self._train(work, before)
+        after = self._measure()
+        say("evaluation", **after.metrics, took=duration(after.seconds))
+        self._conclude(trained, before, after, state, base_digest)
+
+    def _prepare(self, work: Path) -> Prepared:
+        started = time.monotonic()
+        prepared: Prepared = OBJECTIVES[self.spec.stage].prepare(self.spec, work, self.stop)
+        facts = prepared.data
+        self.outcome.data, self.outcome.sources = facts, prepared.sources
+        say(
+            "data", documents=facts.documents, heldOut=facts.held_out, tokens=facts.tokens,
+            truncated=facts.truncated or None, took=duration(time.monotonic() - started),
+        )  # fmt: skip
+        self.timings = {"preparation": time.monotonic() - started}
+        return prepared
+
+    def _base(self) -> PreTrainedModel:
+        spec = self.spec
+        torch.manual_seed(spec.training.seed)
+        if spec.model.config is not None:
+            base = models.create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length)
+        elif spec.model.path is not None:
+            dtype = self.method.base_dtype(self.precision)
+            base = models.load(
+                Path(spec.model.path), dtype, self.prepared.tokenizer, spec.data.sequence_length
+            )
+        else:
+            raise InvalidSpec("the run spec names neither a config nor a base model")
+        attention.use_where_faster(base, spec.data.sequence_length)
+        if spec.data.packing:
+            with runtime.autocast(base.device, self.precision):
+                models.check_isolation(base)
+        return base
+
+    def _plan(self, trained: torch.nn.Module) -> None:
+        settings = self.spec.training
+        plan = PlanStatus(
+            method=self.spec.method,
+            parameters=sum(p.numel() for p in trained.parameters()),
+            trainable_parameters=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            precision=self.precision,
+            micro_batch_size=settings.micro_batch_size
+            or _micro_batch(-(-settings.global_batch_size // self.accelerator.num_processes)),
+            total_steps=self.prepared.total_steps,
+        )
+        self.outcome.plan = plan
+        say("plan", **plan.wire(), hardware=self.hardware)
+        self.outcome.progress.update(percentage=0, step=0, totalSteps=plan.total_steps)
+
+    def _measure(self) -> Measured:
+        return evaluate(
+            self.model, self.prepared.tokenizer, self.spec.evaluation, self.prepared.evaluation,
+            chat=self.spec.stage == "sft", stop=self.stop,
+        )  # fmt: skip
+
+    def _train(self, work: Path, before: Measured) -> State:
+        spec, settings, outcome, prepared = self.spec, self.spec.training, self.outcome, self.prepared
+        assert outcome.plan is not None
+        parameters = optimizer.trainable(self.model.model)
+        adamw = optimizer.adamw(parameters, settings.learning_rate, settings.weight_decay, prepared.betas)
+        checkpoints = Checkpoints(work, f"{spec.output.uri}/checkpoints", spec)
+        checkpoints.clean()
+        state = checkpoints.load(parameters, adamw)
+        if state is None:
+            state = State(fingerprint=prepared.fingerprint)
+        else:
+            prepared.stream.restore(state.stream)
+            state.resumed.append(state.step)
+            outcome.progress.update(checkpoint=checkpoints.newest)
+            say("resumed", step=state.step)
+            if state.fingerprint != prepared.fingerprint:
+                say(
+                    "warning",
+                    text="the data changed since the checkpoint: the run goes on with what is there now",
+                )
+                state.fingerprint = prepared.fingerprint
+
+        def save() -> None:
+            state.stream = prepared.stream.state()
+            if self.accelerator.is_main_process:
+                outcome.progress.update(checkpoint=checkpoints.save(state, parameters, adamw))
+                say("checkpoint", step=state.step)
+            self.accelerator.wait_for_everyone()
+
+        watched = self._watched_rows()
+
+        def watch() -> float:
+            loss, _ = likelihood(self.model, watched, prepared.tokenizer.pad_token_id, self.stop)
+            outcome.progress.update(heldOutLoss=loss)
+            return loss
+
+        if watched and state.step == 0:
+            state.evaluations.append((0, watch()))
+        minutes = spec.checkpoint.every_minutes
+        Loop(
+            accelerator=self.accelerator,
+            model=self.accelerator.prepare_model(self.model),
+            parameters=parameters,
+            optimizer=adamw,
+            stream=prepared.stream,
+            settings=settings,
+            total_steps=prepared.total_steps,
+            micro_batch=outcome.plan.micro_batch_size,
+            pad=prepared.tokenizer.pad_token_id,
+            state=state,
+            stop=self.stop,
+            save=save,
+            save_steps=spec.checkpoint.every_steps or -(-prepared.total_steps // 10),
+            save_seconds=60 * minutes if minutes else math.inf,
+            watch=watch,
+            watch_steps=-(-prepared.total_steps // WATCHES) if watched else prepared.total_steps + 1,
+            report=StepReporter(outcome.progress, prepared.total_steps, before.seconds),
+        ).run()
+        return state
+
+    def _watched_rows(self) -> list[Row]:
+        """The held-out rows on which the loss is followed in training: a small share of the work."""
+        assert self.outcome.plan is not None
+        per_step = self.prepared.stream.mean_row * self.spec.training.global_batch_size
+        budget = WATCH_SHARE * per_step * self.outcome.plan.total_steps / WATCHES
+        rows: list[Row] = []
+        tokens = 0
+        for row in self.prepared.evaluation.rows[:LARGEST_WATCH]:
+            tokens += len(row)
+            if rows and tokens > budget:
+                break
+            rows.append(row)
+        return rows
+
+    def _conclude(
+        self, trained: Any, before: Measured, after: Measured, state: State, base_digest: str | None
+    ) -> None:
+        assert self.outcome.plan is not None
+        prompts = self.spec.evaluation.sample_prompts
+        self.outcome.evaluation = EvaluationStatus(
+            baseline=named(before.metrics),
+            tuned=named(after.metrics),
+            samples=[
+                Sample(prompt=p, before=b, after=a)
+                for p, b, a in zip(prompts, before.answers, after.answers, strict=True)
+            ],
+        )
+
+        facts = Facts(
+            spec=self.spec,
+            plan=self.outcome.plan,
+            data=self.prepared.data,
+            evaluation=self.outcome.evaluation,
+            sources=self.prepared.sources,
+            curve=state.curve,
+            held_out=state.evaluations,
+            tokens=state.tokens,
+            timings=self.timings
+            | {"baseline": before.seconds, "training": state.seconds, "evaluation": after.seconds},
+            resumed=state.resumed,
+            hardware=self.hardware,
+            created=rfc3339(),
+            evaluated=self.prepared.evaluation.examples,
+            digests={"run spec": self.spec.digest()} | ({"base model": base_digest} if base_digest else {}),
+            versions={name: version(name) for name in ("torch", "transformers", "peft")},
+        )
+
+        def fill(folder: Path) -> dict[str, Any]:
+            exported: dict[str, Any] = self.method.export(trained, self.prepared.tokenizer, folder)
+            report.write(folder, facts)
+            return exported
+
+        if self.accelerator.is_main_process:
+            self.outcome.artifact = artifact.write(self.spec, self.outcome.report(), base_digest, fill)
+            say("artifact", digest=self.outcome.artifact.digest, bytes=self.outcome.artifact.size_bytes)
+        self.accelerator.wait_for_everyone()
+
+
+def _work(spec: RunSpec) -> Path:
+    """Folder for what outlives an attempt but not the run."""
+    return Path(spec.output.path) / "checkpoints"
+
+
+def _micro_batch(rows: int) -> int:
+    """The largest divisor of a process's rows that is not above LARGEST_MICRO_BATCH."""
+    return max(d for d in range(1, min(rows, LARGEST_MICRO_BATCH) + 1) if rows % d == 0)

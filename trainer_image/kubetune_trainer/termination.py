@@ -1,0 +1,67 @@
+"""The last word: a TerminationMessage that always fits and always is valid JSON."""
+
+import json
+import os
+from pathlib import Path
+
+from kubetune.api.progress import TERMINATION_MESSAGE_BYTES, TerminationMessage
+from kubetune.api.runspec import TERMINATION_LOG
+from kubetune_trainer.log import say
+
+PATH_VARIABLE = "KUBETUNE_TERMINATION_LOG"
+"""Environment variable that names another file than the pod's, to run a trainer by hand."""
+_LENGTHS = (1024, 512, 256, 128, 64, 32)
+
+
+def write(message: TerminationMessage) -> None:
+    """Write it where the kubelet reads it. A failure is said and changes nothing: the exit code tells the
+    reason."""
+    path = Path(os.environ.get(PATH_VARIABLE, TERMINATION_LOG))
+    try:
+        path.write_bytes(fitted(message))
+    except OSError as error:
+        say("warning", text=f"the termination message was not written: {error}")
+
+
+def fitted(message: TerminationMessage, limit: int = TERMINATION_MESSAGE_BYTES) -> bytes:
+    """JSON of at most `limit` bytes: samples are shortened first, then left out, then the message is
+    shortened."""
+    for length in _LENGTHS:
+        if len(text := _encode(_with_short_samples(message, length))) <= limit:
+            return text
+    bare = message.model_copy(
+        update={"evaluation": message.evaluation and message.evaluation.model_copy(update={"samples": []})}
+    )
+    for length in (limit, *_LENGTHS):
+        if (
+            len(text := _encode(bare.model_copy(update={"message": _short(message.message, length)})))
+            <= limit
+        ):
+            return text
+    return _encode(TerminationMessage(reason=message.reason, message=_short(message.message, 256)))
+
+
+def _encode(message: TerminationMessage) -> bytes:
+    return json.dumps(message.wire(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def _with_short_samples(message: TerminationMessage, length: int) -> TerminationMessage:
+    if message.evaluation is None:
+        return message
+    samples = [
+        s.model_copy(
+            update={
+                "prompt": _short(s.prompt, length),
+                "before": s.before and _short(s.before, length),
+                "after": _short(s.after, length),
+            }
+        )
+        for s in message.evaluation.samples
+    ]
+    return message.model_copy(
+        update={"evaluation": message.evaluation.model_copy(update={"samples": samples})}
+    )
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
