@@ -1,0 +1,42 @@
+"""Asking a served model a question, over the OpenAI-compatible API."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+
+class NotServed(RuntimeError):
+    """The API answered with an error; carries its message."""
+
+
+def call(base_url: str, path: str, body: dict[str, Any] | None = None, *, timeout: float = 60) -> Any:
+    """GET, or POST with a body.
+
+    Raises:
+        NotServed: the API refused, in its own words.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(base_url + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise NotServed(f"{error.code}: {error.read().decode(errors='replace')[:500]}") from error
+
+
+def models(base_url: str) -> list[str]:
+    """Names that can be asked for."""
+    return [model["id"] for model in call(base_url, "/v1/models")["data"]]
+
+
+def ask(base_url: str, model: str, prompt: str, *, max_tokens: int = 24) -> str:
+    """One greedy answer."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+    }
+    answer = call(base_url, "/v1/chat/completions", body)
+    return " ".join(str(answer["choices"][0]["message"]["content"]).split())
