@@ -1,0 +1,69 @@
+"""The real engine is killed, the gateway is killed, the pod is stopped."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.engine.conftest import PROMPT, Pod
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+async def test_after_sigkill_of_the_engine_adapters_are_back_before_the_pod_is_ready(
+    pod: Pod, oracle: dict[str, list[int]]
+):
+    await pod.serve(pod.adapter("one", "one-v1"), pod.adapter("two", "two"))
+    await pod.client.until_ready()
+    pod.engine.kill()
+    killed = time.monotonic()
+    status, answer = await pod.client.complete("one")
+    assert (status, answer["error"]["type"]) == (503, "service_unavailable")
+    await pod.client.until(lambda s: not s.engine_ready)
+    assert not await pod.client.ready()
+    print(f"\nfigure: SIGKILL of the engine to not ready: {time.monotonic() - killed:.2f} s")
+    pod.engine.start()
+    await asyncio.to_thread(pod.engine.until_healthy)
+    healthy = time.monotonic()
+    await pod.client.until_ready(seconds=60)
+    print(f"figure: engine healthy to adapters loaded and ready: {time.monotonic() - healthy:.2f} s")
+    # At this very moment everything must answer.
+    assert await pod.answer("one") == oracle["one-v1"]
+    assert await pod.answer("two") == oracle["two"]
+
+
+async def test_a_gateway_that_was_killed_takes_over_what_the_engine_has(
+    pod: Pod, oracle: dict[str, list[int]]
+):
+    one, two = pod.adapter("one", "one-v1"), pod.adapter("two", "two")
+    await pod.serve(one, two)
+    pod.stop(signal.SIGKILL)
+    loads = pod.engine.log.read_text().count("Loaded new LoRA adapter")
+    pod.mount.write(one)
+    begun = time.monotonic()
+    await pod.start()
+    await pod.client.until_ready()
+    print(f"\nfigure: start of a gateway process to ready: {time.monotonic() - begun:.2f} s")
+    assert await pod.answer("one") == oracle["one-v1"]
+    async with asyncio.timeout(10):
+        while pod.engine.models() != ["base", one.loaded_name]:
+            await asyncio.sleep(0.05)
+    assert pod.engine.log.read_text().count("Loaded new LoRA adapter") == loads
+
+
+async def test_sigterm_lets_requests_finish(pod: Pod):
+    await pod.serve(pod.adapter("one", "one-v1"))
+    streams = [
+        asyncio.create_task(pod.client.stream("one", PROMPT, max_tokens=200, ignore_eos=True))
+        for _ in range(4)
+    ]
+    await asyncio.sleep(0.2)
+    assert not any(s.done() for s in streams)
+    code = await asyncio.to_thread(pod.stop, signal.SIGTERM)
+    assert code == 0
+    for stream in streams:
+        events = await stream
+        assert events[-1]["choices"][0]["finish_reason"] == "length"
+    # The next test finds an engine without adapters.
+    await pod.start()

@@ -1,0 +1,69 @@
+"""The largest objects that the schemas allow: the API server can afford all of their rules."""
+
+from typing import Any
+
+import pytest
+
+from kubetune.api.kinds import KINDS
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.manifests import dump, merge, minimal
+
+pytestmark = pytest.mark.integration
+
+DIGEST = "sha256:" + "a" * 64
+URI = "pvc://claim/" + "x" * (1024 - len("pvc://claim/"))
+LABELS = {f"{'p' * 253}/{'k' * 60}{n:03}": "v" * 63 for n in range(64)}
+
+
+def name(n: int, length: int = 63) -> str:
+    return f"{n:03}".rjust(length, "n")
+
+
+POD_TEMPLATE = {
+    "labels": LABELS,
+    "nodeSelector": LABELS,
+    "annotations": dict.fromkeys(LABELS, "a" * 256),
+    "tolerations": [{"key": "k" * 63, "operator": "Equal", "value": "v" * 63}] * 32,
+    "image": "i" * 512,
+    "imagePullSecrets": [{"name": name(n, 253)} for n in range(8)],
+    "env": [{"name": name(n, 256), "value": "v" * 1024} for n in range(64)],
+}
+RESOURCES = {side: {name(n, 63): "1" * 32 for n in range(32)} for side in ("requests", "limits")}
+COMPUTE = {"resourcesPerNode": RESOURCES, "serviceAccountName": "s" * 253, "podTemplate": POD_TEMPLATE}
+LARGEST: dict[str, Any] = {
+    "PretrainJob": {
+        "data": {"mixture": [{"name": name(n), "uri": URI, "textField": "t" * 63} for n in range(64)]},
+        "output": {"storageUri": URI},
+        "compute": COMPUTE,
+        "model": {"config": {f"setting{n}": "x" * 1000 for n in range(100)}},
+    },
+    "FineTuneJob": {
+        "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST},
+        "lora": {"targetModules": [name(n, 253) for n in range(64)]},
+        "data": {"sources": [{"name": name(n), "uri": URI, "format": "text"} for n in range(64)]},
+        "evaluation": {"samplePrompts": ["p" * 1024] * 8},
+        "output": {"storageUri": URI},
+        "compute": COMPUTE,
+    },
+    "AdapterSet": {
+        "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST, "name": "b" * 63},
+        "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": POD_TEMPLATE},
+        "adapters": [
+            {
+                "name": name(n),
+                "digest": DIGEST,
+                "source": {"uri": URI}
+                if n % 2
+                else {"jobSelector": {"matchLabels": dict(list(LABELS.items())[:8])}},
+            }
+            for n in range(256)
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS])
+def test_largest_object_is_created_and_edited(crds: Cluster, namespace: str, kind: str) -> None:
+    largest = merge(minimal(kind), {"spec": LARGEST[kind]})
+    for change in ({}, {"metadata": {"labels": {"edited": "true"}}}):
+        crds.apply(dump(merge(largest, change)), f"--namespace={namespace}", "--server-side")

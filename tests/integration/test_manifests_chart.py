@@ -1,0 +1,137 @@
+"""The chart on a real API server, by the real Helm: installed, upgraded, removed; the operator's rights."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.cluster import build, instance
+from tests.fixtures.cluster import Cluster, start_or_skip
+from tests.fixtures.helm import CHART, Helm, documents
+from tests.fixtures.manifests import dump, load, minimal
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "kubetune-system"
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:kubetune"
+
+
+@pytest.fixture(scope="module")
+def empty_api_server() -> Iterator[Cluster]:
+    """An API server of its own: no CRDs that Helm has not made."""
+    running = start_or_skip("api", lambda: instance.start("api", with_parent=True))
+    cluster = Cluster(running.kubeconfig, build.path("kubectl"))
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    )
+    yield cluster
+    instance.stop(running.folder)
+
+
+def upgrade(helm: Helm, cluster: Cluster, chart: Path) -> None:
+    """Without --wait: nothing runs pods here."""
+    words = ["upgrade", "kubetune", str(chart), "--install", f"--namespace={NAMESPACE}"]
+    done = helm(*words, f"--kubeconfig={cluster.kubeconfig}")
+    assert done.returncode == 0, done.stderr
+
+
+def columns(cluster: Cluster) -> list[str]:
+    crd = cluster.get("crd", "pretrainjobs.kubetune.io")
+    return [column["name"] for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]]
+
+
+def test_upgrade_changes_crds_and_uninstall_keeps_them_and_their_objects(
+    helm: Helm, empty_api_server: Cluster, tmp_path: Path
+) -> None:
+    cluster = empty_api_server
+    older = tmp_path / "kubetune"
+    shutil.copytree(CHART, older)
+    path = older / "files" / "crds" / "pretrainjobs.kubetune.io.yaml"
+    crd = load(path)
+    del crd["spec"]["versions"][0]["additionalPrinterColumns"][1:]
+    path.write_text(dump(crd))
+
+    upgrade(helm, cluster, older)
+    assert columns(cluster) == ["PHASE"]
+    upgrade(helm, cluster, CHART)
+    assert columns(cluster)[:3] == ["PHASE", "PROGRESS", "STEP"]
+
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.apply(dump(minimal("PretrainJob")))
+    done = helm("uninstall", "kubetune", f"--namespace={NAMESPACE}", f"--kubeconfig={cluster.kubeconfig}")
+    assert done.returncode == 0, done.stderr
+    assert cluster.get("deployments", f"--namespace={NAMESPACE}")["items"] == []
+    assert cluster.get("pretrainjob", "minimal")["spec"]["training"]["maxSteps"] == 10
+
+    upgrade(helm, cluster, CHART)
+    assert len(cluster.get("deployments", f"--namespace={NAMESPACE}")["items"]) == 1
+
+
+def test_pods_are_admitted_under_restricted_pod_security(helm: Helm, empty_api_server: Cluster) -> None:
+    rendered = helm(
+        "template", "kubetune", str(CHART), f"--namespace={NAMESPACE}", "--set=crds.install=false"
+    )
+    template = next(d for d in documents(rendered.stdout) if d["kind"] == "Deployment")["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "operator"}}
+    done = empty_api_server.kubectl(
+        "create", f"--namespace={NAMESPACE}", "--dry-run=server", "--filename=-", input=dump(pod)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PodSecurity" not in done.stderr
+
+
+# verb, resource, namespace, name
+ALLOWED = [
+    ("watch", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("patch", "finetunejobs.kubetune.io/status", "tenant", ""),
+    ("update", "adaptersets.kubetune.io/finalizers", "tenant", ""),
+    ("create", "jobs.batch", "tenant", ""),
+    ("patch", "deployments.apps", "tenant", ""),
+    ("get", "configmaps", "tenant", ""),
+    ("get", "persistentvolumeclaims", "tenant", ""),
+    ("patch", "pods", "tenant", ""),
+    ("create", "tokenreviews.authentication.k8s.io", "", ""),
+    ("get", "secrets", NAMESPACE, "kubetune-progress"),
+    ("create", "secrets", NAMESPACE, ""),
+]
+FORBIDDEN = [
+    ("get", "secrets", "tenant", "kubetune-progress"),
+    ("list", "secrets", "tenant", ""),
+    ("list", "secrets", NAMESPACE, ""),
+    ("get", "secrets", NAMESPACE, "other"),
+    ("create", "secrets", "tenant", ""),
+    ("create", "pods", "tenant", ""),
+    ("create", "pods/exec", "tenant", ""),
+    ("delete", "pods", "tenant", ""),
+    ("patch", "jobs.batch", "tenant", ""),
+    ("create", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("patch", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("delete", "adaptersets.kubetune.io", "tenant", ""),
+    ("list", "configmaps", "tenant", ""),
+    ("delete", "persistentvolumeclaims", "tenant", ""),
+    ("get", "nodes", "", ""),
+    ("create", "serviceaccounts/token", "tenant", ""),
+    ("escalate", "clusterroles.rbac.authorization.k8s.io", "", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verb", "resource", "namespace", "name"),
+    [("yes", *case) for case in ALLOWED] + [("no", *case) for case in FORBIDDEN],
+)
+def test_the_operator_may_do_this_and_no_more(
+    helm: Helm, empty_api_server: Cluster, answer: str, verb: str, resource: str, namespace: str, name: str
+) -> None:
+    upgrade_once(helm, empty_api_server)
+    resource, _, subresource = resource.partition("/")
+    words = [verb, f"{resource}/{name}" if name else resource, f"--as={OPERATOR}"]
+    words += [f"--namespace={namespace}"] if namespace else []
+    words += [f"--subresource={subresource}"] if subresource else []
+    assert empty_api_server.kubectl("auth", "can-i", *words).stdout.strip() == answer
+
+
+def upgrade_once(helm: Helm, cluster: Cluster) -> None:
+    if cluster.kubectl("get", "clusterrole", "kubetune").returncode:
+        upgrade(helm, cluster, CHART)

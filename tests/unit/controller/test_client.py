@@ -1,0 +1,156 @@
+"""What the client asks for, and what it makes of answers that a healthy API server does not give."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client as kubernetes_client
+
+from kubetune.controller.client import PATHS, Client
+from kubetune.controller.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    NotFound,
+    Refused,
+    Unavailable,
+    error_of,
+)
+
+OBJECT = {"kind": "ConfigMap", "metadata": {"namespace": "n", "name": "x", "uid": "u"}}
+
+
+class Bench:
+    """A server that answers as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status, self.text = 200, "{}"
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        text = await request.text()
+        path = request.raw_path.partition("?")[0]
+        self.asked.append((request.method, path, dict(request.query), json.loads(text) if text else None))
+        return web.Response(status=self.status, text=self.text)
+
+    def refuse(self, status: int, reason: str = "", message: str = "why") -> None:
+        self.status, self.text = status, json.dumps({"reason": reason, "message": message})
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+async def client(bench: Bench) -> AsyncIterator[Client]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", bench.answer)
+    async with TestServer(app) as server:
+        configuration = kubernetes_client.Configuration(host=str(server.make_url("")).rstrip("/"))
+        client = Client(kubernetes_client.ApiClient(configuration))
+        yield client
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message", "expected"),
+    [
+        (404, "NotFound", "", NotFound),
+        (409, "AlreadyExists", "", AlreadyExists),
+        (409, "Conflict", "", Conflict),
+        (400, "BadRequest", "", Refused),
+        (401, "Unauthorized", "", Refused),
+        (403, "Forbidden", "exceeded quota", Refused),
+        (413, "", "", Refused),
+        (422, "Invalid", "", Refused),
+        (500, "InternalError", ".spec.x: field not declared in schema", Refused),
+        (429, "TooManyRequests", "", Unavailable),
+        (500, "InternalError", "failed calling webhook", Unavailable),
+        (503, "", "", Unavailable),
+        (504, "Timeout", "", Unavailable),
+    ],
+)
+async def test_an_answer_is_the_error_that_it_means(
+    bench: Bench, client: Client, code: int, reason: str, message: str, expected: type[ApiError]
+):
+    bench.refuse(code, reason, message)
+    with pytest.raises(ApiError) as caught:
+        await client.create(OBJECT)
+    assert type(caught.value) is expected is type(error_of(code, reason, message))
+    assert (caught.value.code, caught.value.message) == (code, message)
+
+
+@pytest.mark.parametrize("text", ["<html>bad gateway</html>", "[]", ""])
+async def test_an_answer_that_is_no_status_is_quoted(bench: Bench, client: Client, text: str):
+    bench.status, bench.text = 502, text
+    with pytest.raises(Unavailable) as caught:
+        await client.get("Pod", "n", "x")
+    assert caught.value.message == text
+
+
+async def test_success_that_is_no_json_is_no_success(bench: Bench, client: Client):
+    bench.text = "<html>login</html>"
+    with pytest.raises(Unavailable):
+        await client.get("Pod", "n", "x")
+
+
+async def test_nobody_there():
+    client = Client(kubernetes_client.ApiClient(kubernetes_client.Configuration(host="http://127.0.0.1:9")))
+    with pytest.raises(Unavailable, match="GET /api/v1/namespaces/n/pods/x"):
+        await client.get("Pod", "n", "x")
+    await client.close()
+
+
+async def test_absence_is_an_answer(bench: Bench, client: Client):
+    bench.refuse(404)
+    assert await client.find("Pod", "n", "x") is None
+    await client.delete(OBJECT)
+
+
+async def test_a_name_that_somebody_wrote_leads_nowhere_else(bench: Bench, client: Client):
+    await client.get("Job", "n", "../../../secrets/x?y")
+    assert bench.asked[0][1] == "/apis/batch/v1/namespaces/n/jobs/..%2F..%2F..%2Fsecrets%2Fx%3Fy"
+
+
+async def test_selectors(bench: Bench, client: Client):
+    bench.text = '{"items": []}'
+    assert await client.list("Event", "n", {"a": "b", "c": "d"}, {"involvedObject.uid": "u"}) == []
+    _, path, query, _ = bench.asked[0]
+    assert path == "/api/v1/namespaces/n/events"
+    assert query == {"labelSelector": "a=b,c=d", "fieldSelector": "involvedObject.uid=u"}
+    await client.list("PretrainJob")
+    assert bench.asked[1][1:3] == ("/apis/kubetune.io/v1alpha1/pretrainjobs", {})
+
+
+async def test_writes_are_strict_and_signed(bench: Bench, client: Client):
+    await client.create(OBJECT)
+    await client.apply(OBJECT)
+    assert [query["fieldManager"] for _, _, query, _ in bench.asked] == ["kubetune", "kubetune"]
+    assert [query["fieldValidation"] for _, _, query, _ in bench.asked] == ["Strict", "Strict"]
+
+
+async def test_a_status_is_of_exactly_this_object(bench: Bench, client: Client):
+    meta = {"namespace": "n", "name": "x", "uid": "u", "resourceVersion": "7", "labels": {}}
+    resource = {"apiVersion": "kubetune.io/v1alpha1", "kind": "PretrainJob", "metadata": meta}
+    await client.apply_status(resource, {"phase": "Running"})
+    await client.apply_status(resource, {}, "kubetune-progress", unchanged=True)
+    (_, path, ours, first), (_, _, theirs, second) = bench.asked
+    assert path == "/apis/kubetune.io/v1alpha1/namespaces/n/pretrainjobs/x/status"
+    assert (ours["fieldManager"], theirs["fieldManager"]) == ("kubetune", "kubetune-progress")
+    assert first["metadata"] == {"namespace": "n", "name": "x", "uid": "u"}
+    assert second["metadata"] == {"namespace": "n", "name": "x", "uid": "u", "resourceVersion": "7"}
+
+
+async def test_a_deletion_is_of_exactly_this_object(bench: Bench, client: Client):
+    await client.delete(OBJECT)
+    [(method, _, _, body)] = bench.asked
+    assert method == "DELETE"
+    assert body["preconditions"] == {"uid": "u"}
+
+
+def test_every_kind_has_a_path():
+    assert all(path.url("n", "x").startswith(("/api/", "/apis/")) for path in PATHS.values())

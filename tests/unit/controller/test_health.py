@@ -1,0 +1,68 @@
+"""When the operator says that it should be started anew, and what it tells Prometheus."""
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from kubetune.controller.health import SILENT_SECONDS, STUCK_SECONDS, application
+
+
+def operator(*, waited: float = 0.0, resync: float = 0.0, lag: float = 0.0, ready: bool = True) -> Any:
+    """A loop and its watches, as old as they say."""
+    loop = SimpleNamespace(
+        queue=SimpleNamespace(depth=3, oldest_seconds=lambda: waited),
+        sightings=SimpleNamespace(lag_seconds=lambda: lag),
+        resync_age_seconds=lambda: resync,
+        phases=lambda: Counter({("PretrainJob", "Running"): 2}),
+    )
+    watches = SimpleNamespace(ready=asyncio.Event())
+    if ready:
+        watches.ready.set()
+    return application(loop, watches)  # type: ignore[arg-type]
+
+
+async def ask(app: Any, path: str) -> tuple[int, str]:
+    async with TestClient(TestServer(app)) as client, client.get(path) as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("ages", "said"),
+    [
+        ({"waited": STUCK_SECONDS + 1}, "a resource has been waiting"),
+        ({"resync": SILENT_SECONDS + 1}, "no resync has succeeded"),
+        ({"lag": SILENT_SECONDS + 1}, "the watches have missed a change"),
+    ],
+    ids=["workers", "api server", "watches"],
+)
+async def test_something_is_stuck(ages: dict[str, float], said: str):
+    status, text = await ask(operator(**ages), "/healthz")
+    assert status == 503
+    assert said in text
+
+
+async def test_something_is_slow_but_not_stuck():
+    app = operator(waited=STUCK_SECONDS - 1, resync=SILENT_SECONDS - 1, lag=SILENT_SECONDS - 1)
+    assert await ask(app, "/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+async def test_it_is_ready_once_it_watches(ready: bool, status: int):
+    assert (await ask(operator(ready=ready), "/readyz"))[0] == status
+
+
+async def test_what_prometheus_is_told():
+    status, text = await ask(operator(waited=5.0, lag=7.0, resync=9.0), "/metrics")
+    assert status == 200
+    for line in (
+        "kubetune_queue_depth 3.0",
+        "kubetune_queue_oldest_seconds 5.0",
+        "kubetune_watch_lag_seconds 7.0",
+        "kubetune_resync_age_seconds 9.0",
+        'kubetune_jobs{kind="PretrainJob",phase="Running"} 2.0',
+    ):
+        assert line in text.splitlines()

@@ -1,0 +1,82 @@
+"""tests/golden/jobs/X.in.yaml -> X.out.yaml: the children of a training job, byte for byte."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from kubetune.api.kinds import NAME_LENGTH
+from kubetune.api.status import JobStatus
+from kubetune.desired.job import Settings, config_map, config_map_of, job, job_name
+from kubetune.desired.runspec import base_model, parse_spec, run_spec
+from tests.fixtures.golden import Golden, as_yaml
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "jobs"
+CASES = sorted(path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml"))
+SETTINGS = Settings(
+    image="kubetune/trainer:1",
+    image_pull_policy="IfNotPresent",
+    progress_url="https://kubetune.kubetune-system.svc:8443",
+    progress_ca="-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_children(case: str, golden: Golden):
+    golden.check(GOLDEN / f"{case}.out.yaml", dump(children(load(case))))
+
+
+def test_the_order_of_sources_does_not_make_another_run():
+    [resource, *_] = load("finetune-everything")
+    before = children([resource])
+    resource["spec"]["data"]["sources"].reverse()
+    assert children([resource]) == before
+
+
+def test_an_attempts_job_tells_which_run_spec_it_mounts():
+    described, child = children(load("pretrain-minimal"))
+    assert config_map_of(child) == described["metadata"]["name"]
+
+
+def test_the_name_of_an_attempt_fits_a_label_with_its_index():
+    [resource] = load("pretrain-minimal")
+    resource["metadata"]["name"] = "n" * NAME_LENGTH
+    assert len(f"{job_name(resource, 1)}-0") <= 63
+
+
+def test_attempts_and_namesakes_have_names_of_their_own():
+    [resource] = load("pretrain-minimal")
+    again = {**resource, "metadata": {**resource["metadata"], "uid": "22222222-2222-3333-4444-555555555555"}}
+    names = [job_name(r, attempt) for r in (resource, again) for attempt in (1, 2, 3)]
+    assert len(set(names)) == len(names)
+    assert names == [job_name(r, attempt) for r in (resource, again) for attempt in (1, 2, 3)]
+
+
+def load(case: str) -> list[dict[str, Any]]:
+    return [*YAML(typ="safe").load_all((GOLDEN / f"{case}.in.yaml").read_text())]
+
+
+def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is built from a job, the job of its base, and which attempt it is."""
+    resource, *rest = documents
+    base_job = next((d for d in rest if "status" in d), None)
+    which = next((d for d in rest if "attempt" in d), {"attempt": 1, "restarts": 0})
+    source = resource["spec"].get("baseModel", {})
+    base = base_model(source["uri"], source.get("digest")) if "uri" in source else None
+    if base_job:
+        artifact = JobStatus.model_validate(base_job["status"]).artifact
+        assert artifact
+        base = base_model(artifact.uri, artifact.digest)
+    run = run_spec(resource, parse_spec(resource), base)
+    described = config_map(resource, run.canonical(), SETTINGS)
+    name = described["metadata"]["name"]
+    return [described, job(resource, run, name, which["attempt"], which["restarts"], SETTINGS)]
+
+
+def dump(objects: list[dict[str, Any]]) -> str:
+    """Documents as YAML, the run spec as something that a reviewer can read."""
+    described, child = objects
+    run = json.loads(described["data"]["run.json"])
+    return as_yaml([{**described, "data": {**described["data"], "run.json": run}}, child])

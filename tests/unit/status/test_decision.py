@@ -1,0 +1,110 @@
+"""What is done next, by what is known of the attempts."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kubetune.api.exitcodes import Outcome, Reason
+from kubetune.api.status import Failure, JobStatus
+from kubetune.status.attempts import Attempt
+from kubetune.status.conditions import timestamp
+from kubetune.status.decision import Decision, Finish, Start, Wait, decide, delay
+
+ENDED = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = ENDED + timedelta(seconds=1)
+CAUSE = Failure(reason=Reason.INTERNAL_ERROR, exit_code=1, pod="p", message="it broke")
+COUNTED = Outcome(Reason.INTERNAL_ERROR, retry=True, counted=True)
+DISRUPTED = Outcome(Reason.KILLED, retry=True, counted=False)
+FATAL = Outcome(Reason.DATA_ERROR, retry=False, counted=False)
+
+
+def at(number: int, state: Any, restarts: int = 0, **fields: Any) -> Attempt:
+    created = ENDED - timedelta(minutes=1)
+    return Attempt(
+        number=number, restarts=restarts, name=f"x-{number}", created=created, state=state, **fields
+    )
+
+
+def failed(number: int, outcome: Outcome, restarts: int = 0, **fields: Any) -> Attempt:
+    return at(number, "Failed", restarts, outcome=outcome, failure=CAUSE, finished=ENDED, **fields)
+
+
+def known(attempts: int, restarts: int, started: datetime = NOW - timedelta(hours=1)) -> JobStatus:
+    return JobStatus(
+        attempts=attempts, restarts=restarts, start_time=timestamp(started) if attempts else None
+    )
+
+
+def in_seconds(seconds: float) -> datetime:
+    return ENDED + timedelta(seconds=seconds)
+
+
+TABLE: dict[str, tuple[list[Attempt], int, int, Decision]] = {
+    # name: (attempts whose Jobs exist, attempts known, restarts known, decision)
+    "nothing yet": ([], 0, 0, Start(1, 0)),
+    "created, not in the status yet": ([at(1, "Pending")], 0, 0, Wait()),
+    "pending": ([at(1, "Pending")], 1, 0, Wait()),
+    "running": ([at(1, "Running")], 1, 0, Wait()),
+    "succeeded": ([at(1, "Succeeded")], 1, 0, Finish("Succeeded")),
+    "succeeded before its Job was gone": ([at(1, "Succeeded")], 2, 0, Finish("Succeeded")),
+    "fatal": ([failed(1, FATAL)], 1, 0, Finish("Failed", CAUSE)),
+    "first restart is at once": ([failed(1, COUNTED)], 1, 0, Start(2, 1)),
+    "second restart waits 10 s": ([failed(1, COUNTED), failed(2, COUNTED, 1)], 2, 1, Wait(in_seconds(10))),
+    "third restart waits 20 s": ([failed(3, COUNTED, 2)], 3, 2, Wait(in_seconds(20))),
+    "a disruption is not counted": ([failed(1, DISRUPTED)], 1, 0, Start(2, 0)),
+    "but waits from the second on": ([failed(2, DISRUPTED)], 2, 0, Wait(in_seconds(10))),
+    "a disruption beyond the limit": ([failed(9, DISRUPTED, 3)], 9, 3, Wait(in_seconds(300))),
+    "only Job deleted by somebody": ([], 1, 0, Start(2, 0)),
+    "newest Job deleted by somebody": ([failed(1, COUNTED)], 2, 1, Start(3, 1)),
+    "newer than the status knows": ([failed(1, COUNTED), at(2, "Running", 1)], 1, 0, Wait()),
+    "restarts known are not forgotten": ([failed(1, COUNTED, 0)], 1, 1, Start(2, 2)),
+}
+
+
+@pytest.mark.parametrize(("attempts", "created", "restarts", "expected"), TABLE.values(), ids=TABLE)
+def test_decision(attempts: list[Attempt], created: int, restarts: int, expected: Decision):
+    assert decide(attempts, known(created, restarts), 3, NOW) == expected
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_beyond_the_limit_it_fails_and_quotes_the_last_cause(limit: int):
+    last = failed(limit + 1, COUNTED, limit)
+    decision = decide([last], known(limit + 1, limit), limit, NOW + timedelta(hours=1))
+    assert isinstance(decision, Finish)
+    assert decision.failure
+    assert decision.failure.reason == Reason.BACKOFF_LIMIT_EXCEEDED
+    assert "InternalError: it broke" in decision.failure.message
+    assert f"backoffLimit is {limit}" in decision.failure.message
+    assert (decision.failure.exit_code, decision.failure.pod) == (1, "p")
+
+
+def test_a_higher_limit_lets_it_go_on():
+    last = failed(4, COUNTED, 3)
+    assert isinstance(decide([last], known(4, 3), 4, NOW + timedelta(hours=1)), Start)
+
+
+def test_the_next_attempt_starts_when_its_time_has_come():
+    last = failed(2, COUNTED, 1)
+    assert decide([last], known(2, 1), 3, in_seconds(9.9)) == Wait(in_seconds(10))
+    assert decide([last], known(2, 1), 3, in_seconds(10)) == Start(3, 2)
+
+
+def test_after_a_long_life_nobody_waits():
+    lived = failed(8, DISRUPTED)
+    lived = Attempt(**{**vars(lived), "created": ENDED - timedelta(minutes=10)})
+    assert decide([lived], known(8, 0), 3, NOW) == Start(9, 0)
+
+
+def test_pauses_double_up_to_five_minutes():
+    pauses = [delay(attempts).total_seconds() for attempts in (0, 1, 2, 3, 4, 5, 6, 7, 8, 1000, 10**9)]
+    assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300]
+
+
+@pytest.mark.parametrize(("deleted", "pause"), [(1, 0), (2, 10), (3, 30), (4, 70), (6, 310), (8, 910)])
+def test_something_that_deletes_every_job_is_answered_later_each_time(deleted: int, pause: int):
+    status = known(deleted, 0, started=NOW)
+    due = NOW + timedelta(seconds=pause)
+    assert decide([], status, 3, due) == Start(deleted + 1, 0)
+    if pause:
+        assert decide([], status, 3, due - timedelta(seconds=1)) == Wait(due)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from kubetune_trainer import attention, generate, runtime
+from kubetune_trainer.errors import Terminated
+from kubetune_trainer.generate import answers, prompt_of
+from kubetune_trainer.signals import Stop
+
+
+@pytest.fixture
+def sharp(tiny):
+    """A model that is sure of what it says, so that rounding cannot change its answers."""
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.mul_(3)
+    return tiny
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_answer_does_not_depend_on_the_other_prompts(sharp, tokenizer, precision, fast: bool):
+    if fast:
+        attention.use_where_faster(sharp, 32)
+    prompts = [
+        ("a", True),
+        ("the cat sat on", True),
+        ("", True),
+        ("one dog and a big red house by night", True),
+    ]
+    with runtime.autocast(sharp.device, precision):
+        together = answers(sharp, tokenizer, prompts, 8, Stop())
+        alone = [answers(sharp, tokenizer, [p], 8, Stop())[0] for p in prompts]
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_an_answer_is_the_greedy_continuation(sharp, tokenizer):
+    ids = tokenizer("the cat")["input_ids"]
+    for _ in range(6):
+        ids.append(int(sharp(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == tokenizer.eos_token_id:
+            break
+    expected = tokenizer.decode(ids, skip_special_tokens=True).removeprefix("the cat").strip()
+    assert answers(sharp, tokenizer, [("the cat", True)], 6, Stop()) == [expected]
+
+
+def test_long_prompts_lose_their_beginning(sharp, tokenizer):
+    text = "the cat sat on a mat " * 20
+    room = sharp.config.max_position_embeddings - 4
+    tail = tokenizer.decode(tokenizer(text)["input_ids"][-room:])
+    assert tokenizer(tail)["input_ids"] == tokenizer(text)["input_ids"][-room:]
+    assert answers(sharp, tokenizer, [(text, True)], 4, Stop()) == answers(
+        sharp, tokenizer, [(tail, True)], 4, Stop()
+    )
+
+
+def test_batches_and_order(sharp, tokenizer, monkeypatch):
+    prompts = [(w, True) for w in ["cat", "house", "a", "night", "sat", "one", "big"]]
+    whole = answers(sharp, tokenizer, prompts, 4, Stop())
+    monkeypatch.setattr(generate, "BATCH", 2)
+    assert answers(sharp, tokenizer, prompts, 4, Stop()) == whole
+
+
+def test_stopping_between_tokens(sharp, tokenizer):
+    stop = Stop()
+    stop.requested = True
+    with pytest.raises(Terminated):
+        answers(sharp, tokenizer, [("a", True)], 4, stop)
+
+
+def test_prompts(tokenizer):
+    assert prompt_of("hi", tokenizer, chat=False) == ("hi", True)
+    assert prompt_of("hi", tokenizer, chat=True) == ("### Instruction:\nhi\n\n### Response:\n", False)

@@ -1,0 +1,92 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from kubetune.artifacts.digest import folder_digest
+from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
+from kubetune_trainer.model import base_digest, create, load
+from tests.fixtures.runs import TINY_LLAMA
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "lama"}, "'lama' is no causal language model"),
+        ({"model_type": "bert-for-cats"}, "no causal language model"),
+        ({"hiden_size": 64}, "no field 'hiden_size' for model_type llama: did you mean hidden_size"),
+        ({"auto_map": {"AutoModel": "x.py"}}, "no field 'auto_map'"),
+        ({"num_attention_heads": 3}, "makes no valid llama model"),
+        ({"hidden_size": "big"}, "makes no valid llama model"),
+        ({"hidden_act": "sillu"}, "makes no valid llama model"),
+        ({"max_position_embeddings": 16}, "exceeds the model's context of 16: raise max_position_embeddings"),
+    ],
+)
+def test_configs_that_make_no_model(tokenizer, change: dict, message: str):
+    with pytest.raises(InvalidSpec, match=message):
+        create(TINY_LLAMA | change, tokenizer, 32)
+
+
+def test_vocabulary_and_special_tokens_come_from_the_tokenizer(tokenizer):
+    model = create(TINY_LLAMA | {"vocab_size": 7, "bos_token_id": 5}, tokenizer, 32)
+    c = model.config
+    assert (c.vocab_size, c.bos_token_id, c.eos_token_id, c.pad_token_id) == (320, None, 0, 1)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_names_that_a_model_type_gives_its_fields_are_known(tokenizer):
+    create({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "num_attention_heads": 2}, tokenizer, 32)
+
+
+@pytest.fixture
+def folder(tiny, tokenizer, tmp_path: Path) -> Path:
+    tiny.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_loading(folder: Path, tokenizer):
+    assert load(folder, torch.bfloat16, tokenizer, 32).dtype == torch.bfloat16
+    with pytest.raises(InvalidSpec, match=r"lower data\.sequenceLength"):
+        load(folder, torch.float32, tokenizer, 65)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"damaged"), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "cannot be loaded"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
+    ],
+)
+def test_a_folder_that_is_no_model(folder: Path, tokenizer, damage, message: str):
+    damage(folder)
+    with pytest.raises(InvalidSpec, match=message):
+        load(folder, torch.float32, tokenizer, 32)
+
+
+def test_a_tokenizer_that_belongs_to_another_model(folder: Path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InvalidSpec, match="321 tokens but the model embeds 320"):
+        load(folder, torch.float32, tokenizer, 32)
+
+
+def test_digests(folder: Path):
+    digest = folder_digest(folder)
+    assert base_digest(str(folder), str(folder.parent), digest) == digest
+    assert base_digest(str(folder), None, None) == digest
+    with pytest.raises(BaseModelMismatch, match=f"has digest {digest}, not sha256:0"):
+        base_digest(str(folder), None, "sha256:0")
+    with pytest.raises(DataError, match="does not exist"):
+        base_digest(str(folder / "none"), None, None)
+    link = folder.parent / "inside/link"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    with pytest.raises(BaseModelMismatch, match="leads out of its volume"):
+        base_digest(str(link), str(link.parent), None)
+    (folder / "link").symlink_to(folder / "config.json")
+    with pytest.raises(BaseModelMismatch, match="plain files only"):
+        base_digest(str(folder), None, None)

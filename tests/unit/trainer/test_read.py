@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kubetune_trainer.data import read
+from kubetune_trainer.data.read import files_of, read_records
+from kubetune_trainer.errors import DataError
+from tests.fixtures.runs import source
+
+
+def texts(path: Path, **more) -> list[tuple[str, int]]:
+    return [(r.data["text"], r.line) for r in read_records(source(path, **more))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"text":"x"}\n\n{"text":"y"}\n', [("x", 1), ("y", 3)]),
+        ("a.jsonl", '{"text":"no newline at the end"}', [("no newline at the end", 1)]),
+        ("a.jsonl", '\ufeff{"text":"byte order mark"}\n', [("byte order mark", 1)]),
+        ("a.json", '[\n {"text":"x"},\n\n {"text":\n"y"}\n]\n', [("x", 2), ("y", 4)]),
+        ("a.json", "[]", []),
+        ("a.json", '{"text":"lines under the wrong ending"}\n', [("lines under the wrong ending", 1)]),
+        ("a.txt", "one\ntwo\n", [("one\ntwo", 1)]),
+        ("a.txt", "one\n<|endoftext|>\ntwo\n", [("one", 1), ("two", 3)]),
+        ("a.txt", "", [("", 1)]),
+    ],
+)
+def test_records_and_their_lines(tmp_path: Path, name: str, content: str, expected: list):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert texts(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text":"x"}\n{"text":\n', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", b'{"text":"x"}\n{"text":"\xff"}\n', "a.jsonl, line 2: not UTF-8"),
+        ("a.jsonl", b'["x"]\n', "a.jsonl, line 1: a record must be an object"),
+        ("a.json", b'[{"text":"x"},\n\n{"text" "y"}]', "a.json, line 3: not JSON"),
+        ("a.json", b'[{"text":"x"},\n"y"]', "a.json, line 2: a record must be an object"),
+        ("a.json", b'[{"text":"x"}', "a.json, line 1: not JSON"),
+        ("a.txt", b"fine\nl\xe9gende\n", "a.txt, line 2: not UTF-8"),
+    ],
+)
+def test_malformed_files_name_file_and_line(tmp_path: Path, name: str, content: bytes, message: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        texts(tmp_path / name)
+
+
+def test_long_text_is_divided_at_empty_lines_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(read, "TEXT_PIECE", 20)
+    content = "".join(f"line {i}\n" + "\n" * (i % 3 == 0) for i in range(30))
+    (tmp_path / "a.txt").write_text(content)
+    found = texts(tmp_path / "a.txt")
+    assert len(found) > 5
+    assert [line for text, _ in found for line in text.split()] == content.split()
+    lines = content.splitlines()
+    assert all(lines[start - 1] in text for text, start in found)
+
+
+def test_text_without_empty_lines_is_divided_at_a_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(read, "TEXT_PIECE", 20)
+    (tmp_path / "a.txt").write_text("word word\n" * 30)
+    assert max(len(text) for text, _ in texts(tmp_path / "a.txt")) <= 50
+
+
+def test_folders_globs_and_hidden_files(tmp_path: Path):
+    for name in (
+        "b/x.jsonl",
+        "a.txt",
+        "b/deep/y.json",
+        "..data/a.txt",
+        ".hidden.txt",
+        "readme.md",
+        "b/[1].jsonl",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+
+    def found(pattern: str) -> list[str]:
+        files = files_of(source(tmp_path / pattern, root=tmp_path))
+        return [f.relative_to(tmp_path).as_posix() for f in files]
+
+    assert found(".") == ["a.txt", "b/[1].jsonl", "b/deep/y.json", "b/x.jsonl"]
+    assert found("b") == ["b/[1].jsonl", "b/deep/y.json", "b/x.jsonl"]
+    assert found("b/*.jsonl") == ["b/[1].jsonl", "b/x.jsonl"]
+    assert found("**/*.json") == ["b/deep/y.json"]
+    assert found("b/[1].jsonl") == ["b/[1].jsonl"], "only * is special"
+
+
+def test_a_configmap_mount_reads_through_its_links(tmp_path: Path):
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..2026/train.jsonl").write_text('{"text":"x"}')
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "train.jsonl").symlink_to("..data/train.jsonl")
+    assert texts(tmp_path / "train.jsonl") == [("x", 1)]
+    assert files_of(source(tmp_path, root=tmp_path)) == [tmp_path / "train.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", ["secret.txt", "linked/*.txt", "*", "linked"])
+def test_nothing_outside_the_volume_is_read(tmp_path: Path, pattern: str):
+    volume, outside = tmp_path / "volume", tmp_path / "outside"
+    volume.mkdir()
+    outside.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    (volume / "secret.txt").symlink_to(outside / "secret.txt")
+    (volume / "linked").symlink_to(outside)
+    with pytest.raises(DataError, match="leads out of its volume"):
+        files_of(source(volume / pattern, root=volume))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.jsonl", "nothing is at"), ("empty", "no .jsonl, .json or .txt"), ("data.csv", "must end in")],
+)
+def test_missing_data(tmp_path: Path, name: str, message: str):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.csv").write_text("a,b")
+    with pytest.raises(DataError, match=message):
+        files_of(source(tmp_path / name))

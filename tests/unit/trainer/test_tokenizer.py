@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from kubetune_trainer.data.tokenizer import END, PAD, load, train
+from kubetune_trainer.errors import InvalidSpec
+from tests.fixtures.runs import sentences
+
+TALK = [
+    {"role": r, "content": c} for r, c in [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V")]
+]
+
+
+def test_special_tokens_bytes_and_size(tokenizer):
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token, tokenizer.pad_token_id) == (
+        END,
+        0,
+        PAD,
+        1,
+    )
+    assert tokenizer.bos_token is None
+    assert len(tokenizer) == 320
+    for text in ("plain", "Ünïcödé 漢字 🙂", "\t tabs\nand  spaces ", "\x00"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_same_corpus_gives_the_same_tokenizer(tokenizer):
+    again = train(iter(sentences(200)), 320)
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_a_small_corpus_gives_fewer_tokens():
+    assert 258 < len(train(iter(["abc abc abc"]), 5000)) < 300
+
+
+def test_chat_template_survives_saving(tokenizer, tmp_path: Path):
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    text = saved.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "S\n\n### Instruction:\nU\n\n### Response:\nA<|endoftext|>### Instruction:\nV\n\n### Response:\n"
+    )
+    assert saved(text)["input_ids"].count(saved.eos_token_id) == 1
+
+
+def test_a_base_without_padding_and_template_gets_both(tokenizer, tmp_path: Path):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    config = (tmp_path / "tokenizer_config.json").read_text().replace('"pad_token": "<|pad|>",', "")
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    loaded = load(tmp_path)
+    assert loaded.pad_token_id == loaded.eos_token_id
+    assert loaded.chat_template == tokenizer.chat_template
+
+
+def test_a_base_without_tokenizer_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidSpec, match="no usable tokenizer"):
+        load(tmp_path)
