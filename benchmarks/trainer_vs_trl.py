@@ -1,0 +1,206 @@
+"""Tokens per second of our trainer and of TRL's SFTTrainer on the same model, data, precision and batches.
+
+    python benchmarks/trainer_vs_trl.py [--method lora|full] [--no-packing] [--repetitions 3] [--examples 600]
+
+Both train one epoch of the same examples with AdamW in bf16, in processes of their own that take turns, so
+that a busy machine is busy for both. Counted is the time from the first step to the last, and the tokens of
+the examples, not the padding. Prints a row for benchmarks/RESULTS.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ALPACA = Path(__file__).resolve().parents[2] / "shared/data/alpaca_en_demo.json"
+ROWS, LENGTH = 16, 256
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": LENGTH,
+    "tie_word_embeddings": True,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=["lora", "full"], default="full")
+    parser.add_argument("--no-packing", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=600)
+    parser.add_argument("--worker", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work = {"ours": ours, "trl": trl}[options.worker]
+        seconds, steps = work(options.folder, options.method, not options.no_packing)
+        print(json.dumps({"seconds": seconds, "steps": steps}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = prepare(Path(folder), options.examples)
+        compare(Path(folder), tokens, options)
+
+
+def compare(folder: Path, tokens: int, options: argparse.Namespace) -> None:
+    """Run both in turn and print what came out."""
+    command = [sys.executable, __file__, "--folder", str(folder), "--method", options.method]
+    command += ["--no-packing"] * options.no_packing
+    speeds: dict[str, list[float]] = {"ours": [], "trl": []}
+    for repetition in range(options.repetitions):
+        for name in ("ours", "trl") if repetition % 2 == 0 else ("trl", "ours"):
+            # The same waiting policy for both: OpenMP threads that spin suffer on a shared machine.
+            environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+            done = subprocess.run(
+                [*command, "--worker", name], env=environment, stdout=subprocess.PIPE, check=True
+            )
+            result = json.loads(done.stdout.splitlines()[-1])
+            speeds[name].append(tokens / result["seconds"])
+            print(f"{name}: {speeds[name][-1]:,.0f} tokens/s in {result['steps']} steps", flush=True)
+    ratios = [a / b for a, b in zip(speeds["ours"], speeds["trl"], strict=True)]
+    means = {name: statistics.median(values) for name, values in speeds.items()}
+    packing = "not packed" if options.no_packing else "packed"
+    print(
+        f"| {options.method}, {packing} | {means['ours']:,.0f} | {means['trl']:,.0f} "
+        f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+    )
+
+
+def records(count: int) -> list[dict[str, Any]]:
+    """Alpaca records as conversations; from the standard library where the data set is absent."""
+    if ALPACA.exists():
+        pairs = [
+            (r["instruction"] + "\n\n" + r.get("input", ""), r["output"])
+            for r in json.loads(ALPACA.read_text())
+        ]
+    else:
+        from pydoc_data.topics import topics
+
+        pairs = [(f"Explain {name}.", text) for name, text in topics.items()] * 20
+    return [
+        {
+            "prompt": [{"role": "user", "content": q.strip()}],
+            "completion": [{"role": "assistant", "content": a}],
+        }
+        for q, a in pairs[:count]
+    ]
+
+
+def prepare(folder: Path, count: int) -> int:
+    """Write model, tokenizer and data. Returns the tokens of all examples."""
+    import torch
+
+    from kubetune_trainer.data.tokenizer import train
+    from kubetune_trainer.model import create
+
+    data = records(count)
+    turns = [r["prompt"] + r["completion"] for r in data]
+    tokenizer = train((m["content"] for t in turns for m in t), 4096)
+    torch.manual_seed(0)
+    create(MODEL, tokenizer, LENGTH).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    (folder / "data.jsonl").write_text("".join(json.dumps({"messages": t}) + "\n" for t in turns))
+    (folder / "trl.jsonl").write_text("".join(json.dumps(r) + "\n" for r in data))
+    texts = tokenizer.apply_chat_template(turns, tokenize=False)
+    return sum(min(LENGTH, len(ids)) for ids in tokenizer(texts)["input_ids"])
+
+
+def ours(folder: Path, method: str, packing: bool) -> tuple[float, int]:
+    """One epoch by our trainer, from the run spec on."""
+    from kubetune.api.data import Evaluation
+    from kubetune.api.finetunejob import Lora
+    from kubetune.api.runspec import JobIdentity, RunData, RunModel, RunOutput, RunSource, RunSpec
+    from kubetune.api.training import Checkpoint, FineTuneTraining
+    from kubetune_trainer import run as runs
+    from kubetune_trainer.loop import Loop
+    from kubetune_trainer.outcome import Outcome
+    from kubetune_trainer.progress import Progress
+    from kubetune_trainer.signals import Stop
+
+    timed: dict[str, Any] = {}
+    real = Loop.run
+
+    def measured(loop: Loop) -> None:
+        loop.watch_steps = loop.save_steps = loop.total_steps + 1
+        loop.save = lambda: None
+        started = time.perf_counter()
+        real(loop)
+        timed.update(seconds=time.perf_counter() - started, steps=loop.state.step)
+
+    Loop.run = measured  # type: ignore[method-assign]
+    data = RunSource(
+        name="data", uri="pvc://data", path=str(folder / "data.jsonl"), root=str(folder), format="messages"
+    )
+    with tempfile.TemporaryDirectory() as out:
+        spec = RunSpec(
+            job=JobIdentity(kind="FineTuneJob", namespace="benchmark", name="ours", uid="ours"),
+            stage="sft",
+            model=RunModel(path=str(folder / "base"), root=str(folder)),
+            method=method,
+            lora=Lora(rank=16, alpha=32) if method == "lora" else None,
+            data=RunData(sources=[data], sequence_length=LENGTH, packing=packing, validation_fraction=0),
+            evaluation=Evaluation(),
+            finetune=FineTuneTraining(
+                epochs=1, global_batch_size=ROWS, micro_batch_size=ROWS, learning_rate=1e-3, precision="bf16"
+            ),
+            checkpoint=Checkpoint(),
+            output=RunOutput(uri="pvc://out", path=out),
+        )
+        runs.run(spec, Outcome(Progress()), Stop())
+    return timed["seconds"], timed["steps"]
+
+
+def trl(folder: Path, method: str, packing: bool) -> tuple[float, int]:
+    """One epoch by TRL, set up for speed: no activation checkpointing, hardly any logging, no saving."""
+    warnings.simplefilter("ignore")
+    import torch
+    from datasets import disable_progress_bars, load_dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from kubetune_trainer.runtime import cpus
+
+    disable_progress_bars()
+    torch.set_num_threads(cpus())
+    data = str(folder / "trl.jsonl")
+    adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+    clock: dict[str, float] = {}
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *arguments: Any, **options: Any) -> None:
+            clock["begin"] = time.perf_counter()
+
+        def on_step_end(self, *arguments: Any, **options: Any) -> None:
+            clock["end"] = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer = SFTTrainer(
+            AutoModelForCausalLM.from_pretrained(folder / "base"),
+            args=SFTConfig(
+                out, num_train_epochs=1, per_device_train_batch_size=ROWS, learning_rate=1e-3, bf16=True,
+                max_length=LENGTH, packing=packing, gradient_checkpointing=False, logging_steps=1000,
+                save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+                completion_only_loss=True,
+            ),
+            train_dataset=load_dataset("json", data_files=data, split="train", cache_dir=out),
+            processing_class=AutoTokenizer.from_pretrained(folder / "base"),
+            peft_config=adapter if method == "lora" else None,
+            callbacks=[Clock()],
+        )  # fmt: skip
+        trainer.train()
+    return clock["end"] - clock["begin"], trainer.state.global_step
+
+
+if __name__ == "__main__":
+    main()
