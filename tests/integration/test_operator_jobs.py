@@ -36,7 +36,8 @@ def test_a_job_runs_from_applied_to_complete(world: World) -> None:
     assert status["trainerStatus"]["progressPercentage"] == 100
     assert status["completionTime"] >= status["startTime"]
     assert conditions(status) == {
-        "DependenciesReady": "True", "ResourcesReady": "True", "ArtifactReady": "True", "Complete": "True",
+        "DependenciesReady": "True", "ResourcesReady": "True", "ArtifactReady": "True",
+        "Suspended": "False", "Complete": "True",
         "Failed": "False",
     }  # fmt: skip
     [child] = world.children("tiny")

@@ -23,8 +23,17 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "InternalError"
     # Judged by the operator, never by the process itself.
     KILLED = "Killed"
-    IMAGE_ERROR = "ImageError"
+    POD_DELETED = "PodDeleted"
+    EVICTED = "Evicted"
+    PREEMPTED = "Preempted"
+    NODE_LOST = "NodeLost"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    # Of an attempt that cannot start, and does by itself once that is mended.
+    IMAGE_ERROR = "ImageError"
+    CONTAINER_ERROR = "ContainerError"
+    UNSCHEDULABLE = "Unschedulable"
+    PODS_REFUSED = "PodsRefused"
 
 
 @dataclass(frozen=True)

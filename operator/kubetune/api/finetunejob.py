@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.data import Evaluation, FineTuneData
+from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
 from kubetune.api.source import ModelSource
 from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
@@ -26,16 +27,17 @@ class Lora(Block):
     """Names of the layers that get an adapter; all-linear: every linear layer but the output head."""
 
 
-class FineTuneJobSpec(Block):
-    """What to adapt, to what, and where to put it. Immutable but for backoffLimit: a new run is a new
-    object."""
+class FineTuneJobSpec(Lifecycle):
+    """What to adapt, to what, and where to put it. That is immutable: a new run is a new object. suspend,
+    backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "method", "lora", "data", "evaluation", "training", "checkpoint", "output",
-                "compute", kind="FineTuneJob",
+                "baseModel", "method", "lora", "data", "evaluation", "training", "checkpoint",
+                "output", kind="FineTuneJob",
             ),
+            compute_is_fixed("FineTuneJob"),
             cel(
                 "!has(self.lora) || self.method == 'lora'",
                 "lora goes with method: lora: remove it or change method",
@@ -64,5 +66,3 @@ class FineTuneJobSpec(Block):
     """Where the result goes."""
     compute: Compute = Compute()
     """What it runs on."""
-    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often a run that died for a reason that may pass is restarted from its newest checkpoint."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.data import PretrainData
+from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import Block, Check, immutable, rules
 from kubetune.api.training import Checkpoint, Compute, Output, PretrainTraining
 
@@ -45,16 +46,17 @@ class Tokenizer(Block):
     """Train one on the corpus."""
 
 
-class PretrainJobSpec(Block):
-    """What to train, on what, and where to put it. Immutable but for backoffLimit: a new run is a new
-    object."""
+class PretrainJobSpec(Lifecycle):
+    """What to train, on what, and where to put it. That is immutable: a new run is a new object. suspend,
+    backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "model", "tokenizer", "data", "training", "checkpoint", "output", "compute",
+                "model", "tokenizer", "data", "training", "checkpoint", "output",
                 kind="PretrainJob",
-            )
+            ),
+            compute_is_fixed("PretrainJob"),
         )
     )  # fmt: skip
 
@@ -74,5 +76,3 @@ class PretrainJobSpec(Block):
     """Where the model goes."""
     compute: Compute = Compute()
     """What it runs on."""
-    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often a run that died for a reason that may pass is restarted from its newest checkpoint."""

@@ -15,7 +15,9 @@ from kubetune.api.progress import (
     TrainerStatus,
 )
 
-JobPhase = Literal["Pending", "WaitingForDependency", "Running", "Succeeded", "Failed"]
+JobPhase = Literal[
+    "Pending", "WaitingForDependency", "Running", "Suspended", "Succeeded", "Failed", "Terminating"
+]
 SetPhase = Literal["Pending", "WaitingForDependency", "Progressing", "Ready", "Degraded"]
 
 
@@ -40,7 +42,7 @@ Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=m
 
 
 class Failure(Block):
-    """Why a job failed, or why its last attempt did."""
+    """Why a job failed, or why its last attempt did, or cannot start."""
 
     reason: Reason
     """One word for programs."""
@@ -67,8 +69,15 @@ class JobStatus(Block):
     """Child Jobs created so far."""
     restarts: int = 0
     """Of these, those that count against backoffLimit."""
+    active_seconds: int = 0
+    """How long the pods of all attempts ran together, as far as they have ended; counts against
+    activeDeadlineSeconds."""
     conditions: Conditions = []
-    """DependenciesReady, ResourcesReady, ArtifactReady, Complete, Failed."""
+    """DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete, Failed; Reclaimed while the job
+    is being deleted and its files are to go, too."""
+    run_spec: str | None = None
+    """ConfigMap with all that a run is about, as it was resolved for the first attempt: every later one runs
+    the same."""
     plan: PlanStatus | None = None
     """What the trainer made of the settings left open."""
     trainer_status: TrainerStatus | None = None
@@ -82,7 +91,8 @@ class JobStatus(Block):
     artifact: ArtifactStatus | None = None
     """What was produced."""
     failure: Failure | None = None
-    """Why the job failed, or why the last attempt did while it is retried."""
+    """Why the job failed, or why the last attempt did while it is retried, or why the present one does not
+    start."""
 
 
 class FailingPod(Block):

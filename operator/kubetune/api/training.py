@@ -91,6 +91,9 @@ class Output(Block):
 
     storage_uri: PvcUri
     """Folder on a claim of this namespace."""
+    reclaim_policy: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of that folder when the job is deleted. Retain: it stays. Delete: it is removed, once no
+    AdapterSet serves it and no unfinished job starts from it; until then the job stays, too."""
 
 
 class Compute(Block):

@@ -1,4 +1,4 @@
-"""`kubetune operator | gateway | digest`."""
+"""`kubetune operator | gateway | digest | reclaim`."""
 
 import signal
 import sys
@@ -9,6 +9,7 @@ USAGE = """usage: kubetune COMMAND
 
   operator          reconcile PretrainJobs, FineTuneJobs and AdapterSets
   gateway           stand before a serving engine (in every serving pod)
+  reclaim FOLDER    remove what a deleted job wrote (in a pod of its own)
   digest FOLDER     print the digest of a model or adapter folder
 """
 
@@ -19,6 +20,7 @@ def main() -> int:
         "operator": _operator,
         "gateway": _gateway,
         "digest": _digest,
+        "reclaim": _reclaim,
     }
     words = sys.argv[1:]
     if not words or words[0] not in commands:
@@ -37,6 +39,12 @@ def _operator(words: Sequence[str]) -> int:
 
 def _gateway(words: Sequence[str]) -> int:
     from kubetune.gateway.__main__ import main as run
+
+    return run(words)
+
+
+def _reclaim(words: Sequence[str]) -> int:
+    from kubetune.cli.reclaim import main as run
 
     return run(words)
 

@@ -87,6 +87,7 @@ def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
         image_pull_policy=options.trainer_image_pull_policy,
         progress_url=options.progress_url,
         progress_ca=authority,
+        operator_image=options.gateway_image,
     )
     sets = adapterset.Settings(
         gateway_image=options.gateway_image,

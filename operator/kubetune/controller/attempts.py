@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from kubetune.controller.client import Client, Object
 from kubetune.desired.common import is_owned, labels_of
 from kubetune.desired.job import job_name
-from kubetune.status.attempts import Attempt, Trouble, attempt_of, ended, is_over, refused
+from kubetune.status.activity import active_seconds
+from kubetune.status.attempts import Trouble, attempt_of, ended, is_over, refused
+from kubetune.status.decision import Seen
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 POD_EXPECTED = timedelta(seconds=3)
@@ -17,12 +19,10 @@ POD_EXPECTED = timedelta(seconds=3)
 class Attempts:
     """What was found."""
 
-    all: list[Attempt]
-    """The newest that the status knows of and later ones, as far as their Jobs exist; oldest first."""
+    seen: Seen
+    """The newest attempt that the status knows of and later ones, and the pods of all."""
     newest: Object | None
     """Job of the last of them."""
-    alive: list[str]
-    """Pods, of any attempt, that have not ended, be their Jobs deleted or not."""
 
 
 async def find_attempts(client: Client, resource: Object, created: int, now: datetime) -> Attempts:
@@ -38,20 +38,22 @@ async def find_attempts(client: Client, resource: Object, created: int, now: dat
     jobs = await _jobs(client, resource, created)
     pods = await client.list("Pod", namespace, labels_of(resource)) if jobs or created else []
     names = {job_name(resource, number) for number in range(1, max(created, *jobs, 0) + 1)}
-    alive = [
-        pod["metadata"]["name"]
-        for pod in pods
-        if (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL) in names and not is_over(pod)
-    ]
+    own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL) in names]
     found = [
         attempt_of(number, job, [pod for pod in pods if is_owned(pod, job)]) for number, job in jobs.items()
     ]
-    if not found:
-        return Attempts([], None, alive)
-    newest = jobs[found[-1].number]
-    if found[-1].state == "Pending" and not found[-1].has_pod and now - found[-1].created >= POD_EXPECTED:
-        found[-1] = replace(found[-1], trouble=await _refused(client, newest))
-    return Attempts(found, newest, alive)
+    last = found[-1] if found else None
+    newest = jobs[last.number] if last else None
+    if (
+        newest
+        and last
+        and last.state == "Pending"
+        and not last.has_pod
+        and now - last.created >= POD_EXPECTED
+    ):
+        found[-1] = replace(last, trouble=await why_no_pod(client, newest))
+    alive = [pod["metadata"]["name"] for pod in own if not is_over(pod)]
+    return Attempts(Seen(found, alive, active_seconds(own, now)), newest)
 
 
 async def _jobs(client: Client, resource: Object, created: int) -> dict[int, Object]:
@@ -73,7 +75,7 @@ async def _jobs(client: Client, resource: Object, created: int) -> dict[int, Obj
         number += 1
 
 
-async def _refused(client: Client, job: Object) -> Trouble | None:
+async def why_no_pod(client: Client, job: Object) -> Trouble | None:
     """Why the Job controller cannot make the pod (Pod Security, a quota): only its events tell."""
     events = await client.list(
         "Event",

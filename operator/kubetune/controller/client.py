@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -142,6 +142,16 @@ class Client:
         body = {"metadata": {"uid": metadata["uid"], "annotations": dict(annotations)}}
         url = PATHS[kind].url(metadata["namespace"], metadata["name"])
         return await self._call("PATCH", url, {}, body, "application/merge-patch+json")
+
+    async def set_finalizers(self, resource: Object, finalizers: Sequence[str]) -> Object:
+        """Set the finalizers of exactly this object; `Conflict` if it was written since it was read."""
+        metadata = resource["metadata"]
+        same = {key: metadata[key] for key in ("uid", "resourceVersion")}
+        body = {"metadata": {**same, "finalizers": list(finalizers)}}
+        url = PATHS[resource["kind"]].url(metadata["namespace"], metadata["name"])
+        return await self._call(
+            "PATCH", url, {"fieldManager": FIELD_MANAGER}, body, "application/merge-patch+json"
+        )
 
     async def delete(self, resource: Object) -> None:
         """Delete exactly this object (same UID); one that is gone is fine."""

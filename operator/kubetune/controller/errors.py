@@ -5,6 +5,7 @@ ApiError
 |- AlreadyExists     409 on create
 |- Conflict          409 otherwise: somebody else changed it, or its UID is another
 |- Refused           400, 403, 413, 422, unknown field: the same request will be refused again
+|  '- NamespaceTerminating
 |- Unavailable       429, 5xx, no answer: the same request may succeed later
 """
 
@@ -34,6 +35,10 @@ class Refused(ApiError):
     """The request will never succeed as it is."""
 
 
+class NamespaceTerminating(Refused):
+    """Nothing can be created any more in a namespace that is being deleted."""
+
+
 class Unavailable(ApiError):
     """The API server could not answer now."""
 
@@ -43,6 +48,8 @@ def error_of(code: int, reason: str, message: str) -> ApiError:
     # Server-side apply reports an unknown field as a server error; it is the request that is wrong.
     if "field not declared in schema" in message:
         return Refused(message, code)
+    if code == 403 and "because it is being terminated" in message:
+        return NamespaceTerminating(message, code)
     if code == 404:
         return NotFound(message, code)
     if code == 409:

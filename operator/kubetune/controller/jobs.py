@@ -1,12 +1,13 @@
 """Reconciler of PretrainJob and FineTuneJob."""
 
 import logging
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
 from kubetune.api.exitcodes import Reason
+from kubetune.api.lifecycle import Lifecycle
 from kubetune.api.runspec import RunModel, RunSpec
 from kubetune.api.status import Failure, JobStatus
 from kubetune.controller.attempts import Attempts, find_attempts
@@ -14,15 +15,16 @@ from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import AlreadyExists, Refused, Unavailable
 from kubetune.controller.events import record
 from kubetune.controller.needs import FOUND, check_volumes, find_base
+from kubetune.controller.reclaim import Reclaim, keep
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
 from kubetune.desired.common import is_owned
-from kubetune.desired.job import RUN_KEY, Settings, config_map, config_map_of, job
+from kubetune.desired.job import RUN_KEY, Settings, Turn, config_map, config_map_of, job
 from kubetune.desired.runspec import JobSpec, parse_spec, run_spec, uris
 from kubetune.desired.volumes import locate
 from kubetune.status.attempts import Attempt, attempt_of
 from kubetune.status.conditions import parse_timestamp
-from kubetune.status.decision import Decision, Finish, Start, Wait, decide
+from kubetune.status.decision import Decision, Finish, Start, Stop, Wait, decide
 from kubetune.status.job import NEEDS, Need, Observed, is_finished, job_status, seen_again
 from kubetune.status.news import job_news
 
@@ -39,6 +41,7 @@ class Started:
     dependencies: Need
     resources: Need
     attempt: Attempt | None = None
+    run_spec: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,53 +54,80 @@ class JobReconciler:
     async def reconcile(self, client: Client, resource: Object, now: datetime) -> Result:
         """Look at the attempts, start one if one is due, and say how things are."""
         previous = JobStatus.model_validate(resource.get("status", {}), extra="ignore")
+        wanted = lifecycle(resource)
+        if "deletionTimestamp" in resource["metadata"]:
+            return await Reclaim(client, resource, self.settings).run(now)
         if is_finished(previous):
             # Whatever happens to its children: a job runs once.
-            await write_status(
-                client, resource, previous, seen_again(previous, resource["metadata"]["generation"])
-            )
-            return Result()
+            observed_now = seen_again(previous, resource["metadata"]["generation"])
+            await write_status(client, resource, previous, observed_now)
+            return await _expire(client, resource, previous, wanted, now)
+        resource = await keep(client, resource)
         found = await find_attempts(client, resource, previous.attempts, now)
-        decision = decide(found.all, previous, resource["spec"].get("backoffLimit", 3), now)
-        attempts, dependencies, resources = found.all, _carried(previous), FOUND
+        decision = decide(found.seen, previous, wanted, now)
+        observed = Observed(
+            found.seen, _carried(previous), FOUND, wanted.suspend, run_spec=_run_of(found, previous)
+        )
         if isinstance(decision, Start):
-            try:
-                started = await self._start(client, resource, found, decision)
-            except ValidationError as error:
-                decision = Finish("Failed", _invalid(error))
-                dependencies = resources = Need(None, "NotChecked", "The spec is not valid")
-            else:
-                dependencies, resources = started.dependencies, started.resources
-                if started.attempt:
-                    attempts, decision = [*attempts, started.attempt], Wait()
-        observed = Observed(attempts, dependencies, resources)
+            decision, observed = await self._started(client, resource, previous, found, decision, observed)
         status = job_status(resource, previous, observed, decision, now)
         await write_status(client, resource, previous, status)
         for news in job_news(previous, status):
             await record(client, resource, news.type, news.reason, news.message)
-        return Result(_again(decision, observed, status, now), wants_jobs=dependencies.met is not True)
+        if isinstance(decision, Stop) and found.newest:
+            # Not before the status knows of this attempt: its number must not be used again.
+            log.info("attempt %d is ended: %s", status.attempts, decision.reason)
+            await client.delete(found.newest)
+        after = _again(decision, observed, status, wanted, now)
+        return Result(after, wants_jobs=observed.dependencies.met is not True)
 
-    async def _start(self, client: Client, resource: Object, found: Attempts, start: Start) -> Started:
+    async def _started(
+        self,
+        client: Client,
+        resource: Object,
+        previous: JobStatus,
+        found: Attempts,
+        start: Start,
+        observed: Observed,
+    ) -> tuple[Decision, Observed]:
+        """What has become of the decision to start an attempt, and what is observed then."""
+        try:
+            started = await self._start(client, resource, previous, found, start)
+        except ValidationError as error:
+            unknown = Need(None, "NotChecked", "The spec is not valid")
+            return Finish("Failed", _invalid(error)), replace(
+                observed, dependencies=unknown, resources=unknown
+            )
+        observed = replace(observed, dependencies=started.dependencies, resources=started.resources)
+        if started.attempt is None:
+            return start, observed
+        seen = replace(observed.seen, attempts=[*observed.seen.attempts, started.attempt])
+        return Wait(starts=False), replace(observed, seen=seen, run_spec=started.run_spec)
+
+    async def _start(
+        self, client: Client, resource: Object, previous: JobStatus, found: Attempts, start: Start
+    ) -> Started:
         """Create an attempt's Job if all that it needs is there.
 
         Raises:
             ValidationError: the spec got past the CRD but not past the models.
         """
         namespace = resource["metadata"]["namespace"]
-        run, text, dependencies = await _resolved(client, resource, parse_spec(resource), found)
+        earlier = _run_of(found, previous)
+        run, text, dependencies = await _resolved(client, resource, parse_spec(resource), earlier)
         resources = await check_volumes(client, namespace, [locate(uri) for uri in uris(run)])
-        if resources.met and found.alive:
+        if resources.met and found.seen.alive:
             resources = Need(
                 False,
                 "PodTerminating",
-                f"Pod {', '.join(found.alive)} of an earlier attempt has not ended; the next attempt starts "
-                "when it has. If its node is lost for good, delete the pod by force",
+                f"Pod {', '.join(found.seen.alive)} of an earlier attempt has not ended; the next attempt "
+                "starts when it has. If its node is lost for good, delete the pod by force",
             )
         if not dependencies.met or not resources.met:
             return Started(dependencies, resources)
         described = config_map(resource, text, self.settings)
         name = described["metadata"]["name"]
-        child = job(resource, run, name, start.attempt, start.restarts, self.settings)
+        child = job(resource, run, name, _turn(start, previous, found, lifecycle(resource)), self.settings)
         try:
             await _create(client, resource, described)
             created = await _create(client, resource, child)
@@ -106,19 +136,54 @@ class JobReconciler:
                 raise  # The API server is not well; 500 is an answer, of a webhook that does not work.
             return Started(dependencies, Need(False, "CreationRefused", error.message))
         log.info("attempt %d created as Job %s", start.attempt, child["metadata"]["name"])
-        return Started(dependencies, resources, attempt_of(start.attempt, created, []))
+        return Started(dependencies, resources, attempt_of(start.attempt, created, []), name)
+
+
+def lifecycle(resource: Object) -> Lifecycle:
+    """The part of a job's spec that may change.
+
+    Raises:
+        ValidationError: it got past the CRD but not past the models.
+    """
+    known = {field.alias for field in Lifecycle.model_fields.values()}
+    return Lifecycle.model_validate({k: v for k, v in resource["spec"].items() if k in known})
+
+
+def _turn(start: Start, previous: JobStatus, found: Attempts, wanted: Lifecycle) -> Turn:
+    used = max(previous.active_seconds, found.seen.active_seconds)
+    limit = wanted.active_deadline_seconds
+    return Turn(start.attempt, start.restarts, used, None if limit is None else limit - used)
+
+
+def _run_of(found: Attempts, previous: JobStatus) -> str | None:
+    """ConfigMap of the run spec that earlier attempts had."""
+    return (config_map_of(found.newest) if found.newest else None) or previous.run_spec
+
+
+async def _expire(
+    client: Client, resource: Object, status: JobStatus, wanted: Lifecycle, now: datetime
+) -> Result:
+    """Delete a job that is over when its time has come."""
+    seconds = wanted.ttl_seconds_after_finished
+    if seconds is None or status.completion_time is None:
+        return Result()
+    left = parse_timestamp(status.completion_time) + timedelta(seconds=seconds) - now
+    if left > timedelta():
+        return Result(left.total_seconds())
+    log.info("deleted: ttlSecondsAfterFinished is %d", seconds)
+    await client.delete(resource)
+    return Result()
 
 
 async def _resolved(
-    client: Client, resource: Object, spec: JobSpec, found: Attempts
+    client: Client, resource: Object, spec: JobSpec, name: str | None
 ) -> tuple[RunSpec, str, Need]:
     """The run spec, also as text, and whether its base is there yet.
 
     A later attempt goes on with the run spec of the one before it: its checkpoints belong to that, and the
-    base's job may have been deleted since.
+    base's job may have been deleted since. That is in the ConfigMap `name`.
     """
     namespace = resource["metadata"]["namespace"]
-    name = config_map_of(found.newest) if found.newest else None
     earlier = await client.find("ConfigMap", namespace, name) if name else None
     if earlier and is_owned(earlier, resource):
         text = str(earlier.get("data", {}).get(RUN_KEY))
@@ -161,13 +226,15 @@ def _invalid(error: ValidationError) -> Failure:
     return Failure(reason=Reason.INVALID_SPEC, message=f"{where}: {first['msg']}: apply a corrected job")
 
 
-def _again(decision: Decision, observed: Observed, status: JobStatus, now: datetime) -> float | None:
+def _again(
+    decision: Decision, observed: Observed, status: JobStatus, wanted: Lifecycle, now: datetime
+) -> float | None:
     """Seconds until the next look, where nothing that is watched will wake us."""
     if isinstance(decision, Finish):
-        return None
+        return None if wanted.ttl_seconds_after_finished is None else 0
     if isinstance(decision, Wait) and decision.until:
         return max(0.1, (decision.until - now).total_seconds())
-    if observed.attempts and not observed.attempts[-1].has_pod:
+    if observed.last and not observed.last.has_pod:
         return SOON_SECONDS
     if observed.resources.met and observed.dependencies.met is not None:
         return None

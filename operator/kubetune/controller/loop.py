@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubetune.api.labels import FINALIZER
 from kubetune.controller import logs, metrics
 from kubetune.controller.client import Client
 from kubetune.controller.errors import ApiError, Conflict, NotFound
@@ -129,11 +130,16 @@ class Loop:
         before = self._waiters.before(key)
         resource = await self._client.find(key.kind, key.namespace, key.name)
         result = Result()
-        if resource is not None and "deletionTimestamp" not in resource["metadata"]:
+        if resource is not None and _is_ours_to_handle(resource["metadata"]):
             result = await self._reconcilers[key.kind].reconcile(self._client, resource, self._clock())
         if self._waiters.after(key, before, wants_jobs=result.wants_jobs):
             self.queue.add(key)
         return result
+
+
+def _is_ours_to_handle(metadata: Mapping[str, Any]) -> bool:
+    """Not what is on its way out, unless it waits for us."""
+    return "deletionTimestamp" not in metadata or FINALIZER in (metadata.get("finalizers") or [])
 
 
 @dataclass(frozen=True)

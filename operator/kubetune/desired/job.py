@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kubetune.api.kinds import KINDS
-from kubetune.api.labels import ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
+from kubetune.api.labels import ACTIVE_ANNOTATION, ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
 from kubetune.api.runspec import CA_PATH, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
 from kubetune.desired.common import (
     container_security,
@@ -41,6 +41,22 @@ class Settings:
     """Root URL of the progress receiver."""
     progress_ca: str
     """PEM of the authority that issued its certificate."""
+    operator_image: str
+    """Image with kubetune itself, for the pod that removes a deleted job's files."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which attempt it is, and what the ones before it have used up."""
+
+    attempt: int
+    """1 for the first."""
+    restarts: int = 0
+    """Attempts before it that count against backoffLimit."""
+    active_seconds: int = 0
+    """How long their pods ran."""
+    deadline_seconds: int | None = None
+    """How long this one may run."""
 
 
 def progress_path(kind: str, namespace: str, name: str) -> str:
@@ -85,7 +101,7 @@ def config_map_of(child: Mapping[str, Any]) -> str | None:
 
 
 def job(
-    resource: Mapping[str, Any], spec: RunSpec, run: str, attempt: int, restarts: int, settings: Settings
+    resource: Mapping[str, Any], spec: RunSpec, run: str, turn: Turn, settings: Settings
 ) -> dict[str, Any]:
     """The Job of one attempt.
 
@@ -93,16 +109,20 @@ def job(
         resource: the owner.
         spec: its run spec.
         run: name of the ConfigMap with the run spec.
-        attempt: 1 for the first.
-        restarts: attempts before it that count against backoffLimit.
+        turn: which attempt it is.
         settings: of the operator.
     """
     template = (resource["spec"].get("compute") or {}).get("podTemplate") or {}
-    meta = metadata(resource, job_name(resource, attempt), labels={ATTEMPT_LABEL: str(attempt)})
-    meta["annotations"] = {RESTARTS_ANNOTATION: str(restarts)}
-    pod_metadata: dict[str, Any] = {"labels": {**(template.get("labels") or {}), **meta["labels"]}}
-    if template.get("annotations"):
-        pod_metadata["annotations"] = template["annotations"]
+    meta = metadata(resource, job_name(resource, turn.attempt), labels={ATTEMPT_LABEL: str(turn.attempt)})
+    meta["annotations"] = {RESTARTS_ANNOTATION: str(turn.restarts)}
+    pod_metadata = {
+        "labels": {**(template.get("labels") or {}), **meta["labels"]},
+        "annotations": {**(template.get("annotations") or {}), ACTIVE_ANNOTATION: str(turn.active_seconds)},
+    }
+    pod = pod_spec(resource, spec, run, template, settings)
+    if turn.deadline_seconds is not None:
+        # The pod's, not the Job's: that would also count the time in which no node has taken the pod.
+        pod["activeDeadlineSeconds"] = turn.deadline_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -113,7 +133,7 @@ def job(
             "completions": 1,
             "parallelism": 1,
             "completionMode": "Indexed",
-            "template": {"metadata": pod_metadata, "spec": pod_spec(resource, spec, run, template, settings)},
+            "template": {"metadata": pod_metadata, "spec": pod},
         },
     }
 

@@ -7,25 +7,23 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from kubetune.api.exitcodes import EXIT_CODES, Outcome, Reason, outcome
+from kubetune.api.exitcodes import Outcome, Reason
 from kubetune.api.labels import RESTARTS_ANNOTATION, TRAINER_CONTAINER
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.status import Failure
 from kubetune.status.conditions import parse_timestamp
+from kubetune.status.failures import judge
 
-CANNOT_START = {
-    "CreateContainerConfigError",
-    "CreateContainerError",
+IMAGE_TROUBLES = {
     "ErrImageNeverPull",
     "ErrImagePull",
     "ImageInspectError",
     "ImagePullBackOff",
     "InvalidImageName",
     "RegistryUnavailable",
-    "RunContainerError",
     "SignatureValidationFailed",
 }
-DISRUPTED = Outcome(Reason.KILLED, retry=True, counted=False)
+CONTAINER_TROUBLES = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 QUOTED = 256
 """How much of an unreadable termination message is shown."""
 
@@ -35,7 +33,11 @@ class Trouble:
     """Why a pod does not start."""
 
     reason: str
+    """As Kubernetes has it."""
     message: str
+    kind: Reason
+    """What it comes to."""
+    pod: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Attempt:
     """Of a failed attempt: why."""
     finished: datetime | None = None
     """When it failed."""
+    begun: datetime | None = None
+    """When a node took its pod."""
+    deadline_seconds: int | None = None
+    """How long after that the kubelet ends it."""
 
 
 def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> Attempt:
@@ -80,6 +86,7 @@ def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, 
     finished = ended(job)
     terminated = _terminated(pod)
     last_word, malformed = _last_word(terminated)
+    began = (pod or {}).get("status", {}).get("startTime")
     common: dict[str, Any] = {
         "number": number,
         "restarts": int(restarts) if restarts.isdecimal() else 0,
@@ -87,6 +94,8 @@ def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, 
         "created": parse_timestamp(meta["creationTimestamp"]),
         "has_pod": pod is not None,
         "last_word": last_word,
+        "begun": parse_timestamp(began) if began else None,
+        "deadline_seconds": (pod or {}).get("spec", {}).get("activeDeadlineSeconds"),
     }
     if terminated and terminated.get("exitCode") == 0 and last_word and last_word.artifact:
         # The Job controller will say the same a moment later.
@@ -94,8 +103,8 @@ def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, 
     if finished is None:
         # Of a pod that has ended, the Job controller tells in a moment what is to follow.
         begun = pod is not None and pod.get("status", {}).get("phase", "Pending") != "Pending"
-        return Attempt(**common, state="Running" if begun else "Pending", trouble=_trouble(pod))
-    judged, failure = _judge(pod, terminated, last_word, malformed)
+        return Attempt(**common, state="Running" if begun else "Pending", trouble=trouble_of(pod))
+    judged, failure = judge(pod, terminated, last_word, malformed)
     return Attempt(**common, state="Failed", outcome=judged, failure=failure, finished=finished)
 
 
@@ -112,9 +121,9 @@ def is_over(pod: Mapping[str, Any]) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _container(pod: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _container(pod: Mapping[str, Any] | None, name: str = TRAINER_CONTAINER) -> Mapping[str, Any]:
     statuses = (pod or {}).get("status", {}).get("containerStatuses", [])
-    return next((c for c in statuses if c["name"] == TRAINER_CONTAINER), {})
+    return next((c for c in statuses if c["name"] == name), {})
 
 
 def _terminated(pod: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -136,22 +145,25 @@ def _last_word(terminated: Mapping[str, Any] | None) -> tuple[TerminationMessage
         return None, f"its termination message cannot be read ({where}: {problem['msg']}): {text[:QUOTED]}"
 
 
-def _trouble(pod: Mapping[str, Any] | None) -> Trouble | None:
+def trouble_of(pod: Mapping[str, Any] | None, container: str = TRAINER_CONTAINER) -> Trouble | None:
     """Why a pod is not running yet, where that is somebody's fault."""
-    waiting = _container(pod).get("state", {}).get("waiting", {})
-    if waiting.get("reason") in CANNOT_START:
-        return _unstarted(waiting["reason"], str(waiting.get("message", "")))
-    for condition in (pod or {}).get("status", {}).get("conditions", []):
+    if pod is None:
+        return None
+    name = pod["metadata"]["name"]
+    waiting = _container(pod, container).get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason"), str(waiting.get("message", ""))
+    if reason in ("ErrImagePull", "ImagePullBackOff"):
+        # The kubelet goes to and fro between the two for one fault, and that would be news each time.
+        reason, message = "ImagePullBackOff", message.rpartition("ErrImagePull: ")[2]
+    if reason in IMAGE_TROUBLES:
+        return Trouble(reason, message, Reason.IMAGE_ERROR, name)
+    if reason in CONTAINER_TROUBLES:
+        return Trouble(reason, message, Reason.CONTAINER_ERROR, name)
+    for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Trouble(condition.get("reason", "Unschedulable"), str(condition.get("message", "")))
+            said = str(condition.get("message", ""))
+            return Trouble(condition.get("reason", "Unschedulable"), said, Reason.UNSCHEDULABLE, name)
     return None
-
-
-def _unstarted(reason: str, message: str) -> Trouble:
-    """The kubelet goes to and fro between two reasons for one fault, and that would be news each time."""
-    if reason not in ("ErrImagePull", "ImagePullBackOff"):
-        return Trouble(reason, message)
-    return Trouble("ImagePullBackOff", message.rpartition("ErrImagePull: ")[2])
 
 
 def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
@@ -161,40 +173,4 @@ def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
         return None
     # Each try has a name of its own, which would be news each time.
     _, _, why = str(newest.get("message", "")).partition(" is forbidden: ")
-    return Trouble("PodsRefused", why or str(newest.get("message", "")))
-
-
-def _judge(
-    pod: Mapping[str, Any] | None,
-    terminated: Mapping[str, Any] | None,
-    last_word: TerminationMessage | None,
-    malformed: str,
-) -> tuple[Outcome, Failure]:
-    """Whether a failed attempt is worth another one, and why it failed."""
-    if pod is None:
-        return DISRUPTED, Failure(
-            reason=Reason.KILLED, message="The pod was deleted while the run was not complete."
-        )
-    name = pod["metadata"]["name"]
-    status = pod.get("status", {})
-    disruption = next((c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget"), None)
-    lost = terminated is None or terminated.get("reason") == "ContainerStatusUnknown"
-    if terminated is None or lost or (disruption and terminated["exitCode"] not in EXIT_CODES):
-        why = (disruption or {}).get("message") or status.get("message") or "its node no longer knows it"
-        return DISRUPTED, Failure(reason=Reason.KILLED, pod=name, message=f"The pod was taken away: {why}")
-    code = int(terminated["exitCode"])
-    if terminated.get("reason") == "OOMKilled":
-        return Outcome(Reason.OUT_OF_MEMORY, retry=False, counted=False), Failure(
-            reason=Reason.OUT_OF_MEMORY,
-            exit_code=code,
-            pod=name,
-            message="The trainer exceeded its memory limit: raise compute.resourcesPerNode.limits.memory, or "
-            "lower training.microBatchSize or data.sequenceLength.",
-        )
-    judged = outcome(code)
-    if code == 0:
-        # Ended well but without the facts: the next attempt finds the artifact and only reports it.
-        judged = Outcome(Reason.INTERNAL_ERROR, retry=True, counted=True)
-    said = last_word.message if last_word else ""
-    message = said or f"The trainer ended with exit code {code} and {malformed or 'no last word'}."
-    return judged, Failure(reason=judged.reason, exit_code=code, pod=name, message=message)
+    return Trouble("PodsRefused", why or str(newest.get("message", "")), Reason.PODS_REFUSED)

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from kubetune.api.exitcodes import Reason
+from kubetune.api.lifecycle import Lifecycle
 from kubetune.api.status import Failure, JobStatus
 from kubetune.status.attempts import Attempt
-from kubetune.status.conditions import parse_timestamp
+from kubetune.status.conditions import find, parse_timestamp
 
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(seconds=300)
@@ -21,6 +22,8 @@ class Wait:
     """Nothing to do until something changes, or until a moment."""
 
     until: datetime | None = None
+    starts: bool = True
+    """Whether an attempt starts then; else it is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,18 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """End the newest attempt: its pods save a checkpoint and go."""
+
+    reason: Literal["Suspended", "DeadlineExceeded"]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Suspended, and nothing runs."""
+
+
+@dataclass(frozen=True)
 class Finish:
     """The job is over."""
 
@@ -39,32 +54,88 @@ class Finish:
     failure: Failure | None = None
 
 
-Decision = Wait | Start | Finish
+Decision = Wait | Start | Stop | Hold | Finish
 
 
-def decide(attempts: Sequence[Attempt], previous: JobStatus, backoff_limit: int, now: datetime) -> Decision:
+@dataclass(frozen=True)
+class Seen:
+    """What there is of a job in the cluster."""
+
+    attempts: Sequence[Attempt] = ()
+    """Those whose Jobs exist, oldest first."""
+    alive: Sequence[str] = ()
+    """Pods that have not ended, of any attempt, be their Jobs deleted or not."""
+    active_seconds: int = 0
+    """How long pods ran, as far as they are left to tell."""
+
+
+def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) -> Decision:
     """The next step.
 
     Args:
-        attempts: those whose Jobs exist, oldest first.
-        previous: the status, which knows of more attempts where somebody deleted a Job.
-        backoff_limit: of the spec.
+        seen: the attempts.
+        previous: the status, which knows of more attempts where a Job was deleted.
+        wanted: the part of the spec that may change.
         now: the clock.
     """
-    last = attempts[-1] if attempts else None
+    last = seen.attempts[-1] if seen.attempts else None
     if last and last.state == "Succeeded":
         return Finish("Succeeded")
     restarts = max(previous.restarts, last.restarts if last else 0)
-    if last is None or last.number < previous.attempts:
-        return _start(previous.attempts + 1, restarts, _due_after_deletion(previous, now), now)
-    if last.state != "Failed" or last.outcome is None or last.failure is None:
+    known = last is not None and last.number >= previous.attempts
+    if last and known and last.state == "Failed" and last.outcome and last.failure:
+        if not last.outcome.retry:
+            return Finish("Failed", last.failure)
+        restarts += last.outcome.counted
+        if restarts > wanted.backoff_limit:
+            return Finish("Failed", _exhausted(last.failure, wanted.backoff_limit))
+    runs = last if last and known and last.state in ("Pending", "Running") else None
+    stopped = _stopped(seen, runs, previous, wanted, now)
+    if stopped:
+        return stopped
+    if runs:
+        return Wait(_deadline(seen, runs, previous, wanted, now), starts=False)
+    if last and known:
+        return _start(last.number + 1, restarts, _due(last, now), now)
+    return _start(previous.attempts + 1, restarts, _due_after_deletion(previous, now), now)
+
+
+def _stopped(
+    seen: Seen, runs: Attempt | None, previous: JobStatus, wanted: Lifecycle, now: datetime
+) -> Decision | None:
+    """What is done where nothing may run."""
+    limit = wanted.active_deadline_seconds
+    used = max(previous.active_seconds, seen.active_seconds)
+    over = limit is not None and used >= limit
+    if not over and not wanted.suspend:
+        return None
+    if runs:
+        if wanted.suspend:
+            return Stop("Suspended")
+        # The kubelet does it by itself, and then the trainer's last word is not lost.
+        return Wait() if _kubelet_knows(runs, used, limit, now) else Stop("DeadlineExceeded")
+    if seen.alive:
         return Wait()
-    if not last.outcome.retry:
-        return Finish("Failed", last.failure)
-    restarts += last.outcome.counted
-    if restarts > backoff_limit:
-        return Finish("Failed", _exhausted(last.failure, backoff_limit))
-    return _start(last.number + 1, restarts, _due(last, now), now)
+    return Finish("Failed", _too_long(limit, _reached(seen, previous))) if limit and over else Hold()
+
+
+def _deadline(
+    seen: Seen, runs: Attempt, previous: JobStatus, wanted: Lifecycle, now: datetime
+) -> datetime | None:
+    """When the time of a running attempt is up, where the kubelet does not see to it."""
+    limit = wanted.active_deadline_seconds
+    used = max(previous.active_seconds, seen.active_seconds)
+    if limit is None or runs.begun is None or _kubelet_knows(runs, used, limit, now):
+        return None
+    return now + timedelta(seconds=limit - used)
+
+
+def _kubelet_knows(runs: Attempt, used: int, limit: int | None, now: datetime) -> bool:
+    """Whether the kubelet ends an attempt at the limit or before; it does not if that was lowered since."""
+    if limit is None or runs.begun is None or runs.deadline_seconds is None:
+        return False
+    left = runs.begun + timedelta(seconds=runs.deadline_seconds) - now
+    return left <= timedelta(seconds=limit - used + 1)
 
 
 def _start(attempt: int, restarts: int, due: datetime, now: datetime) -> Start | Wait:
@@ -82,10 +153,16 @@ def _due_after_deletion(previous: JobStatus, now: datetime) -> datetime:
 
     At once, usually; but something that deletes every Job does not make us run hot.
     """
-    if previous.start_time is None:
+    if previous.start_time is None or was_suspended(previous):
         return now
     pauses = (delay(number) for number in range(1, previous.attempts + 1))
     return parse_timestamp(previous.start_time) + sum(pauses, timedelta())
+
+
+def was_suspended(previous: JobStatus) -> bool:
+    """Whether the newest attempt was ended by us, on the user's wish, and no other has started since."""
+    found = find(previous.conditions, "Suspended")
+    return found is not None and (found.status == "True" or found.reason in ("Stopping", "Resumed"))
 
 
 def delay(attempts: int) -> timedelta:
@@ -100,3 +177,18 @@ def _exhausted(cause: Failure, limit: int) -> Failure:
         f"backoffLimit is {limit}, and the last attempt failed again: {cause.reason.value}: {cause.message}"
     )
     return cause.model_copy(update={"reason": Reason.BACKOFF_LIMIT_EXCEEDED, "message": said})
+
+
+def _reached(seen: Seen, previous: JobStatus) -> str:
+    """How far the run has come."""
+    words = [a.last_word.last_checkpoint for a in seen.attempts if a.last_word]
+    newest = next((c for c in reversed(words) if c), previous.last_checkpoint)
+    return f", at step {newest.step}" if newest else ""
+
+
+def _too_long(limit: int, reached: str) -> Failure:
+    return Failure(
+        reason=Reason.DEADLINE_EXCEEDED,
+        message=f"The run was not complete after activeDeadlineSeconds, {limit} s{reached}: apply a new job "
+        "with a longer one.",
+    )

@@ -1,18 +1,28 @@
 """Status of a PretrainJob or FineTuneJob. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from kubetune.api.exitcodes import Reason
 from kubetune.api.progress import CheckpointStatus
 from kubetune.api.status import Failure, JobPhase, JobStatus
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, is_true, timestamp
-from kubetune.status.decision import Decision, Finish, Start, Wait
+from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
 
 NEEDS = ("DependenciesReady", "ResourcesReady")
 """Conditions about what a run needs."""
+STARTING = {Reason.IMAGE_ERROR, Reason.CONTAINER_ERROR, Reason.UNSCHEDULABLE, Reason.PODS_REFUSED}
+"""Reasons for which an attempt does not start: nothing has failed yet."""
+ADVICE = {
+    Reason.IMAGE_ERROR: "See compute.podTemplate.image and imagePullSecrets, and what the chart was given",
+    Reason.CONTAINER_ERROR: "See what the pod mounts and runs",
+    Reason.UNSCHEDULABLE: "Free or add such nodes, or ask for less in compute",
+    Reason.PODS_REFUSED: "See the quota and the policies of the namespace",
+}
+CHANGING = "compute may be changed while suspend is true"
 Word = Literal["True", "False", "Unknown"]
 _WORDS: dict[bool | None, Word] = {True: "True", False: "False", None: "Unknown"}
 
@@ -31,12 +41,21 @@ class Need:
 class Observed:
     """What was found out about a job."""
 
-    attempts: Sequence[Attempt]
-    """Oldest first."""
+    seen: Seen
+    """Attempts and their pods."""
     dependencies: Need
     """The base model's job."""
     resources: Need
     """Claims, ConfigMaps, and the creation of children."""
+    suspend: bool = False
+    """What the spec says."""
+    run_spec: str | None = None
+    """ConfigMap with the run spec of the newest attempt."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt whose Job exists."""
+        return self.seen.attempts[-1] if self.seen.attempts else None
 
 
 def is_finished(status: JobStatus) -> bool:
@@ -63,18 +82,21 @@ def job_status(
         now: the clock.
     """
     generation = resource["metadata"]["generation"]
-    last = observed.attempts[-1] if observed.attempts else None
+    last = observed.last
     word = last.last_word if last else None
     finish = decision if isinstance(decision, Finish) else None
     started = previous.start_time or (timestamp(now) if last else None)
+    attempts = max(previous.attempts, last.number if last else 0)
     return JobStatus(
         observed_generation=generation,
-        phase=_phase(observed, last, finish),
+        phase=_phase(previous, observed, decision),
         start_time=started,
         completion_time=(previous.completion_time or timestamp(now)) if finish else None,
-        attempts=max(previous.attempts, last.number if last else 0),
+        attempts=attempts,
         restarts=max(previous.restarts, last.restarts if last else 0),
+        active_seconds=_active_seconds(previous, observed, decision),
         conditions=conditions(_judge(previous, observed, decision), previous.conditions, generation, now),
+        run_spec=observed.run_spec or previous.run_spec,
         plan=(word.plan if word else None) or previous.plan,
         # While the job runs, the receiver writes these two.
         trainer_status=(word.trainer_status if word and finish else None) or previous.trainer_status,
@@ -82,15 +104,30 @@ def job_status(
         data=(word.data if word else None) or previous.data,
         evaluation=(word.evaluation if word else None) or previous.evaluation,
         artifact=word.artifact if word and finish and finish.phase == "Succeeded" else None,
-        failure=finish.failure if finish else _failure(previous, observed.attempts),
+        failure=finish.failure if finish else _failure(previous, observed),
     )
 
 
-def _failure(previous: JobStatus, attempts: Sequence[Attempt]) -> Failure | None:
-    """Why the newest attempt failed, or, while it runs, the one before."""
+def _active_seconds(previous: JobStatus, observed: Observed, decision: Decision) -> int:
+    """Not of an attempt that runs undisturbed: that would be a new status at every look."""
+    last = observed.last
+    undisturbed = isinstance(decision, Wait) and last and last.state in ("Pending", "Running")
+    return (
+        previous.active_seconds if undisturbed else max(previous.active_seconds, observed.seen.active_seconds)
+    )
+
+
+def _failure(previous: JobStatus, observed: Observed) -> Failure | None:
+    """Why the newest attempt failed or does not start, or, while it runs, why the one before failed."""
+    last = observed.last
+    if last and last.trouble:
+        why = _does_not_start(last)
+        return Failure(reason=last.trouble.kind, pod=last.trouble.pod, message=why)
     # Not of earlier ones: their pods may be gone, but what they showed is in the previous status.
-    shown = [a.failure for a in attempts if a.number >= previous.attempts and a.failure]
-    return shown[-1] if shown else previous.failure
+    shown = [a.failure for a in observed.seen.attempts if a.number >= previous.attempts and a.failure]
+    if shown:
+        return shown[-1]
+    return None if previous.failure and previous.failure.reason in STARTING else previous.failure
 
 
 def _checkpoint(previous: JobStatus, last: Attempt | None, finish: Finish | None) -> CheckpointStatus | None:
@@ -101,22 +138,40 @@ def _checkpoint(previous: JobStatus, last: Attempt | None, finish: Finish | None
     return (word.last_checkpoint if word else None) or previous.last_checkpoint
 
 
-def _phase(observed: Observed, last: Attempt | None, finish: Finish | None) -> JobPhase:
-    if finish:
-        return finish.phase
+def _phase(previous: JobStatus, observed: Observed, decision: Decision) -> JobPhase:
+    last = observed.last
+    if isinstance(decision, Finish):
+        return decision.phase
+    if isinstance(decision, Hold):
+        return "Suspended"
     if last and last.state == "Running":
         return "Running"
+    if _stopping(previous, observed, decision):
+        return previous.phase
     if observed.dependencies.met is False:
         return "WaitingForDependency"
     return "Pending"
 
 
+def _stopping(previous: JobStatus, observed: Observed, decision: Decision) -> bool:
+    """Whether pods are ending because the job is to be suspended."""
+    if isinstance(decision, Stop):
+        return decision.reason == "Suspended"
+    return observed.suspend and isinstance(decision, Wait) and bool(observed.seen.alive)
+
+
 def _judge(previous: JobStatus, observed: Observed, decision: Decision) -> list[Judgement]:
-    last = observed.attempts[-1] if observed.attempts else None
+    last = observed.last
     if isinstance(decision, Finish):
         course = _of_end(last, decision)
     else:
-        course = _of_course(previous.attempts, last, decision)
+        reason, message = _of_course(previous, observed, decision)
+        course = [
+            Judgement("ArtifactReady", "False", reason),
+            _suspended(previous, observed, decision),
+            Judgement("Complete", "False", reason, message),
+            Judgement("Failed", "False", reason),
+        ]
     return [
         _of_need("DependenciesReady", observed.dependencies),
         _of_need("ResourcesReady", _started(observed.resources, last)),
@@ -127,10 +182,14 @@ def _judge(previous: JobStatus, observed: Observed, decision: Decision) -> list[
 def _started(resources: Need, last: Attempt | None) -> Need:
     """A pod that cannot start is a resource that is not ready."""
     if resources.met and last and last.trouble:
-        return Need(
-            False, last.trouble.reason, f"The pod of {last.name} does not start: {last.trouble.message}"
-        )
+        return Need(False, last.trouble.reason, _does_not_start(last))
     return resources
+
+
+def _does_not_start(last: Attempt) -> str:
+    assert last.trouble, "asked only where there is some"
+    why = last.trouble.message.rstrip(". ")
+    return f"The pod of {last.name} does not start: {why}. {ADVICE[last.trouble.kind]}; {CHANGING}"
 
 
 def _of_need(kind: str, need: Need) -> Judgement:
@@ -142,6 +201,7 @@ def _of_end(last: Attempt | None, finish: Finish) -> list[Judgement]:
     if finish.failure:
         return [
             Judgement("ArtifactReady", "False", "JobFailed"),
+            Judgement("Suspended", "False", "JobFailed"),
             Judgement("Complete", "False", "JobFailed"),
             Judgement("Failed", "True", finish.failure.reason.value, finish.failure.message),
         ]
@@ -149,15 +209,37 @@ def _of_end(last: Attempt | None, finish: Finish) -> list[Judgement]:
     where = f"{artifact.uri} ({artifact.digest})" if artifact else ""
     return [
         Judgement("ArtifactReady", "True", "Written", where),
+        Judgement("Suspended", "False", "Succeeded"),
         Judgement("Complete", "True", "Succeeded", f"The artifact is {where}"),
         Judgement("Failed", "False", "Succeeded"),
     ]
 
 
-def _of_course(known: int, last: Attempt | None, decision: Start | Wait) -> list[Judgement]:
-    """Conditions of a job that is not over, of which so many attempts are known."""
+def _suspended(previous: JobStatus, observed: Observed, decision: Decision) -> Judgement:
+    """True only when nothing runs any more: then what it ran on is free."""
+    if isinstance(decision, Hold):
+        at = f" from step {previous.last_checkpoint.step}" if previous.last_checkpoint else ""
+        return Judgement("Suspended", "True", "Suspended", f"Set suspend: false to go on{at}")
+    if _stopping(previous, observed, decision):
+        pods = ", ".join(observed.seen.alive)
+        return Judgement("Suspended", "False", "Stopping", f"{pods or 'The pod'} saves a checkpoint and ends")
+    # Remembered until the next attempt is there.
+    last = observed.last
+    waits = last is None or last.number < previous.attempts
+    return Judgement("Suspended", "False", "Resumed" if waits and was_suspended(previous) else "NotSuspended")
+
+
+def _of_course(previous: JobStatus, observed: Observed, decision: Decision) -> tuple[str, str]:
+    """Reason and message of a job that is not over."""
+    last, known = observed.last, previous.attempts
     number = last.number if last else 0
-    if number < known:
+    if isinstance(decision, Hold):
+        reason, message = "Suspended", ""
+    elif _stopping(previous, observed, decision):
+        reason, message = "Stopping", ""
+    elif number < known and was_suspended(previous):
+        reason, message = "Resumed", ""
+    elif number < known:
         reason, message = "Retrying", f"The Job of attempt {known} was deleted."
     elif last is None:
         reason, message = "NotStarted", ""
@@ -165,10 +247,6 @@ def _of_course(known: int, last: Attempt | None, decision: Start | Wait) -> list
         reason, message = "Retrying", f"{last.failure.reason.value}: {last.failure.message}"
     else:
         reason, message = last.state, ""
-    if isinstance(decision, Wait) and decision.until:
+    if isinstance(decision, Wait) and decision.until and decision.starts:
         message += f" Attempt {max(known, number) + 1} starts at {timestamp(decision.until)}."
-    return [
-        Judgement("ArtifactReady", "False", reason),
-        Judgement("Complete", "False", reason, message),
-        Judgement("Failed", "False", reason),
-    ]
+    return reason, message

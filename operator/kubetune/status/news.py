@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kubetune.api.status import JobStatus
-from kubetune.status.job import NEEDS
+from kubetune.status.job import NEEDS, STARTING
 
 PATIENT = {"JobNotFound", "JobNotComplete"}
 """Reasons for which a job waits without anybody having to do anything."""
@@ -21,7 +21,8 @@ class News:
 
 def job_news(before: JobStatus, after: JobStatus) -> list[News]:
     """What has happened to a job between two statuses."""
-    return [*_needs(before, after), *_retry(before, after), *_attempt(before, after), *_phase(before, after)]
+    parts = (_needs, _retry, _resumed, _attempt, _phase)
+    return [news for part in parts for news in part(before, after)]
 
 
 def _needs(before: JobStatus, after: JobStatus) -> list[News]:
@@ -37,8 +38,16 @@ def _retry(before: JobStatus, after: JobStatus) -> list[News]:
     """An attempt failed and there will be another, or there is one already."""
     if after.failure is None or after.failure == before.failure or after.phase == "Failed":
         return []
+    if after.failure.reason in STARTING:
+        return []  # It has not failed; ResourcesReady tells.
     failed = f"{after.failure.reason.value}: {after.failure.message}"
     return [News("Warning", "Retrying", f"Attempt {before.attempts} failed: {failed}")]
+
+
+def _resumed(before: JobStatus, after: JobStatus) -> list[News]:
+    if before.phase != "Suspended" or after.phase in ("Suspended", "Succeeded", "Failed"):
+        return []
+    return [News("Normal", "Resumed", "The next attempt starts as soon as it can")]
 
 
 def _attempt(before: JobStatus, after: JobStatus) -> list[News]:
@@ -53,6 +62,13 @@ def _phase(before: JobStatus, after: JobStatus) -> list[News]:
         return []
     if after.phase == "Running":
         return [News("Normal", "Started", f"Attempt {after.attempts} is training")]
+    if after.phase == "Suspended":
+        at = (
+            f"; the newest checkpoint is of step {after.last_checkpoint.step}"
+            if after.last_checkpoint
+            else ""
+        )
+        return [News("Normal", "Suspended", f"Nothing runs any more{at}")]
     if after.phase == "Succeeded" and after.artifact:
         return [News("Normal", "Completed", f"The artifact is {after.artifact.uri}")]
     if after.phase == "Failed" and after.failure:

@@ -15,9 +15,10 @@ pytestmark = pytest.mark.unit
 SPECS = {kind.name: kind.spec for kind in KINDS}
 BAD: dict[str, dict[str, Any]] = load(FOLDER / "bad.yaml")
 ANSWERS: dict[str, list[str]] = load(FOLDER / "bad.golden.yaml") | load(FOLDER / "edits.golden.yaml")
+LIFECYCLE = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
 CHANGEABLE = {
-    "PretrainJob": {"backoffLimit"},
-    "FineTuneJob": {"backoffLimit"},
+    "PretrainJob": LIFECYCLE,
+    "FineTuneJob": LIFECYCLE,
     "AdapterSet": {"engine", "replicas", "adapters", "service"},
 }
 PLACES = [

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from kubetune.api.kinds import NAME_LENGTH
 from kubetune.api.status import JobStatus
-from kubetune.desired.job import Settings, config_map, config_map_of, job, job_name
+from kubetune.desired.job import Settings, Turn, config_map, config_map_of, job, job_name
 from kubetune.desired.runspec import base_model, parse_spec, run_spec
 from tests.fixtures.golden import Golden, as_yaml
 
@@ -20,6 +20,7 @@ SETTINGS = Settings(
     image_pull_policy="IfNotPresent",
     progress_url="https://kubetune.kubetune-system.svc:8443",
     progress_ca="-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n",
+    operator_image="kubetune/operator:1",
 )
 
 
@@ -62,7 +63,7 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is built from a job, the job of its base, and which attempt it is."""
     resource, *rest = documents
     base_job = next((d for d in rest if "status" in d), None)
-    which = next((d for d in rest if "attempt" in d), {"attempt": 1, "restarts": 0})
+    turn = Turn(**next((d for d in rest if "attempt" in d), {"attempt": 1}))
     source = resource["spec"].get("baseModel", {})
     base = base_model(source["uri"], source.get("digest")) if "uri" in source else None
     if base_job:
@@ -72,7 +73,7 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     run = run_spec(resource, parse_spec(resource), base)
     described = config_map(resource, run.canonical(), SETTINGS)
     name = described["metadata"]["name"]
-    return [described, job(resource, run, name, which["attempt"], which["restarts"], SETTINGS)]
+    return [described, job(resource, run, name, turn, SETTINGS)]
 
 
 def dump(objects: list[dict[str, Any]]) -> str:

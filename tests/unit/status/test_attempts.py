@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kubetune.api.exitcodes import EXIT_CODES
+from kubetune.api.exitcodes import EXIT_CODES, Reason
 from kubetune.status.attempts import Trouble, attempt_of, is_over, refused
 from tests.unit.status.trainers import (
     ARTIFACT,
@@ -12,6 +12,8 @@ from tests.unit.status.trainers import (
     DISRUPTION,
     ENDED,
     UNSCHEDULABLE,
+    deleted,
+    disruption,
     ended,
     job,
     last_word,
@@ -98,19 +100,48 @@ FAILED = {
         [pod("Failed", ended(128, "exec: python: not found", "StartError"))],
         "Killed", True, True, "exec: python",
     ),
-    "pod deleted": ([], "Killed", True, False, "deleted"),
+    "SIGKILL without a word": ([pod("Failed", ended(137))], "Killed", True, True, "short of memory"),
+    "pod gone": ([], "PodDeleted", True, False, "deleted"),
+    "pod being deleted": ([deleted(pod("Failed", ended(143)))], "PodDeleted", True, False, "deleted"),
     "evicted before it began": (
         [pod("Failed", None, reason="Evicted", message="low on memory")],
-        "Killed", True, False, "low on memory",
+        "Evicted", True, False, "low on memory. The run goes on",
     ),
-    "preempted": ([pod("Failed", ended(137), DISRUPTION)], "Killed", True, False, "preempted by pod y"),
+    "evicted for what it wrote": (
+        [pod("Failed", ended(137), reason="Evicted", message="usage exceeds the total limit 1Gi. ")],
+        "Evicted", True, True, "ephemeral-storage",
+    ),
+    "evicted by the API": (
+        [pod("Failed", ended(143), disruption("EvictionByEvictionAPI", "drained"))],
+        "Evicted", True, False, "drained",
+    ),
+    "its node is shut down": (
+        [pod("Failed", ended(143), disruption("TerminationByKubelet", "shutdown"))],
+        "Evicted", True, False, "shutdown",
+    ),
+    "its node does not answer": (
+        [pod("Failed", ended(137), disruption("DeletionByTaintManager", "taint"))],
+        "NodeLost", True, False, "taint",
+    ),
+    "its node is no more": (
+        [pod("Failed", None, disruption("DeletionByPodGC", "PodGC: node no longer exists"))],
+        "NodeLost", True, False, "no longer exists",
+    ),
+    "taken for something that we do not know": (
+        [pod("Failed", ended(137), disruption("Whim", "so be it"))], "Evicted", True, False, "so be it",
+    ),
+    "its time was up": (
+        [pod("Failed", ended(143), reason="DeadlineExceeded", message="was active too long")],
+        "DeadlineExceeded", True, False, "active too long",
+    ),
+    "preempted": ([pod("Failed", ended(137), DISRUPTION)], "Preempted", True, False, "preempted by pod y"),
     "preempted, but its data is bad": (
         [pod("Failed", ended(11, last_word("DataError", "bad line")), DISRUPTION)],
         "DataError", False, False, "bad line",
     ),
     "node lost": (
         [pod("Failed", ended(137, "", "ContainerStatusUnknown"))],
-        "Killed", True, False, "its node no longer",
+        "NodeLost", True, False, "no longer knows the pod",
     ),
 }  # fmt: skip
 
@@ -161,7 +192,7 @@ def test_an_image_that_cannot_be_pulled_is_one_piece_of_news():
         ("ImagePullBackOff", f'Back-off pulling image "x": ErrImagePull: {fault}'),
     ):
         attempt = attempt_of(1, job(), [pod("Pending", waiting(reason, message))])
-        assert attempt.trouble == Trouble("ImagePullBackOff", fault)
+        assert attempt.trouble == Trouble("ImagePullBackOff", fault, Reason.IMAGE_ERROR, "x-abc-0-1")
 
 
 def test_a_refused_pod_is_one_piece_of_news_however_often_it_is_tried():
@@ -171,8 +202,8 @@ def test_a_refused_pod_is_one_piece_of_news_however_often_it_is_tried():
     older = event(CREATED, "x-0-aaaaa", "violates PodSecurity")
     newer = [event(ENDED, f"x-0-{suffix}", "exceeded quota: none") for suffix in ("bbbbb", "ccccc")]
     found = {refused([event_, older]) for event_ in newer}
-    assert found == {Trouble("PodsRefused", "exceeded quota: none")}
+    assert found == {Trouble("PodsRefused", "exceeded quota: none", Reason.PODS_REFUSED)}
     assert refused([{"message": "no such service account"}]) == Trouble(
-        "PodsRefused", "no such service account"
+        "PodsRefused", "no such service account", Reason.PODS_REFUSED
     )
     assert refused([]) is None

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from kubetune.api.exitcodes import Outcome, Reason
-from kubetune.api.status import Failure, JobStatus
+from kubetune.api.lifecycle import Lifecycle
+from kubetune.api.progress import CheckpointStatus
+from kubetune.api.status import Condition, Failure, JobStatus
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import timestamp
-from kubetune.status.decision import Decision, Finish, Start, Wait, decide, delay
+from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait, delay
+from kubetune.status.decision import decide as decide_
 
 ENDED = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = ENDED + timedelta(seconds=1)
@@ -36,6 +39,13 @@ def known(attempts: int, restarts: int, started: datetime = NOW - timedelta(hour
     )
 
 
+def decide(
+    attempts: list[Attempt], previous: JobStatus, backoff_limit: int, now: datetime, **more: Any
+) -> Decision:
+    seen = Seen(attempts, more.pop("alive", ()), more.pop("used", 0))
+    return decide_(seen, previous, Lifecycle(backoff_limit=backoff_limit, **more), now)
+
+
 def in_seconds(seconds: float) -> datetime:
     return ENDED + timedelta(seconds=seconds)
 
@@ -43,9 +53,9 @@ def in_seconds(seconds: float) -> datetime:
 TABLE: dict[str, tuple[list[Attempt], int, int, Decision]] = {
     # name: (attempts whose Jobs exist, attempts known, restarts known, decision)
     "nothing yet": ([], 0, 0, Start(1, 0)),
-    "created, not in the status yet": ([at(1, "Pending")], 0, 0, Wait()),
-    "pending": ([at(1, "Pending")], 1, 0, Wait()),
-    "running": ([at(1, "Running")], 1, 0, Wait()),
+    "created, not in the status yet": ([at(1, "Pending")], 0, 0, Wait(starts=False)),
+    "pending": ([at(1, "Pending")], 1, 0, Wait(starts=False)),
+    "running": ([at(1, "Running")], 1, 0, Wait(starts=False)),
     "succeeded": ([at(1, "Succeeded")], 1, 0, Finish("Succeeded")),
     "succeeded before its Job was gone": ([at(1, "Succeeded")], 2, 0, Finish("Succeeded")),
     "fatal": ([failed(1, FATAL)], 1, 0, Finish("Failed", CAUSE)),
@@ -57,7 +67,7 @@ TABLE: dict[str, tuple[list[Attempt], int, int, Decision]] = {
     "a disruption beyond the limit": ([failed(9, DISRUPTED, 3)], 9, 3, Wait(in_seconds(300))),
     "only Job deleted by somebody": ([], 1, 0, Start(2, 0)),
     "newest Job deleted by somebody": ([failed(1, COUNTED)], 2, 1, Start(3, 1)),
-    "newer than the status knows": ([failed(1, COUNTED), at(2, "Running", 1)], 1, 0, Wait()),
+    "newer than the status knows": ([failed(1, COUNTED), at(2, "Running", 1)], 1, 0, Wait(starts=False)),
     "restarts known are not forgotten": ([failed(1, COUNTED, 0)], 1, 1, Start(2, 2)),
 }
 
@@ -108,3 +118,78 @@ def test_something_that_deletes_every_job_is_answered_later_each_time(deleted: i
     assert decide([], status, 3, due) == Start(deleted + 1, 0)
     if pause:
         assert decide([], status, 3, due - timedelta(seconds=1)) == Wait(due)
+
+
+def held(attempts: int, reason: str = "Suspended") -> JobStatus:
+    condition = Condition(
+        type="Suspended",
+        status="True" if reason == "Suspended" else "False",
+        last_transition_time=timestamp(NOW),
+        reason=reason,
+    )
+    return known(attempts, 0, started=NOW).model_copy(update={"conditions": [condition]})
+
+
+SUSPENDED: dict[str, tuple[list[Attempt], JobStatus, list[str], Decision]] = {
+    # name: (attempts whose Jobs exist, status, pods alive, decision)
+    "before anything ran": ([], known(0, 0), [], Hold()),
+    "pending": ([at(1, "Pending")], known(1, 0), ["p"], Stop("Suspended")),
+    "running": ([at(1, "Running")], known(1, 0), ["p"], Stop("Suspended")),
+    "running, not in the status yet": ([at(1, "Running")], known(0, 0), ["p"], Stop("Suspended")),
+    "pod still ending": ([], known(1, 0), ["p"], Wait()),
+    "pod has ended": ([], known(1, 0), [], Hold()),
+    "waits for a retry": ([failed(2, COUNTED, 1)], known(2, 1), [], Hold()),
+    "failed for good": ([failed(1, FATAL)], known(1, 0), [], Finish("Failed", CAUSE)),
+    "succeeded just now": ([at(1, "Succeeded")], known(1, 0), [], Finish("Succeeded")),
+}
+
+
+@pytest.mark.parametrize(("attempts", "status", "alive", "expected"), SUSPENDED.values(), ids=SUSPENDED)
+def test_suspended(attempts: list[Attempt], status: JobStatus, alive: list[str], expected: Decision):
+    assert decide(attempts, status, 3, NOW, suspend=True, alive=alive) == expected
+
+
+@pytest.mark.parametrize("reason", ["Suspended", "Stopping", "Resumed"])
+def test_resumed_it_starts_at_once_however_often(reason: str):
+    assert decide([], held(9, reason), 3, NOW) == Start(10, 0)
+    assert isinstance(decide([], held(9, "NotSuspended"), 3, NOW), Wait)
+
+
+def running(minutes: float, pod_limit: int | None) -> Attempt:
+    return at(1, "Running", begun=NOW - timedelta(minutes=minutes), deadline_seconds=pod_limit)
+
+
+DEADLINE: dict[str, tuple[list[Attempt], int, list[str], Decision]] = {
+    # activeDeadlineSeconds is 600. name: (attempts, seconds used, pods alive, decision)
+    "time left, and the kubelet knows": ([running(5, 600)], 300, ["p"], Wait(starts=False)),
+    "time left, limit was lowered": (
+        [running(5, 900)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
+    ),
+    "time left, limit is new": (
+        [running(5, None)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
+    ),
+    "not begun": ([at(1, "Pending", deadline_seconds=600)], 0, ["p"], Wait(starts=False)),
+    "time is up, the kubelet sees to it": ([running(10, 600)], 600, ["p"], Wait()),
+    "time is up, limit was lowered": ([running(10, 900)], 600, ["p"], Stop("DeadlineExceeded")),
+    "time is up before it began": ([at(2, "Pending")], 600, ["p"], Stop("DeadlineExceeded")),
+    "its Job is deleted": ([], 600, ["p"], Wait()),
+    "ended by the kubelet, but the limit was raised": ([failed(1, DISRUPTED)], 500, [], Start(2, 0)),
+    "done at the last moment": ([at(1, "Succeeded")], 601, [], Finish("Succeeded")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("attempts", "used", "alive", "expected"), DEADLINE.values(), ids=DEADLINE)
+def test_deadline(attempts: list[Attempt], used: int, alive: list[str], expected: Decision):
+    decision = decide(attempts, known(1, 0), 3, NOW, active_deadline_seconds=600, used=used, alive=alive)
+    assert decision == expected
+
+
+@pytest.mark.parametrize("attempts", [[], [failed(1, DISRUPTED)]], ids=["its Job is gone", "it has ended"])
+def test_beyond_the_deadline_it_fails_and_tells_how_far_it_came(attempts: list[Attempt]):
+    checkpoint = CheckpointStatus(step=7, time=timestamp(NOW), uri="pvc://m/x", digest="sha256:00")
+    status = known(1, 0).model_copy(update={"active_seconds": 600, "last_checkpoint": checkpoint})
+    decision = decide(attempts, status, 3, NOW, active_deadline_seconds=600)
+    assert isinstance(decision, Finish)
+    assert decision.failure
+    assert decision.failure.reason == Reason.DEADLINE_EXCEEDED
+    assert "600 s, at step 7" in decision.failure.message

@@ -9,7 +9,7 @@ from kubetune.api.exitcodes import Outcome, Reason
 from kubetune.api.progress import CheckpointStatus, TerminationMessage, TrainerStatus
 from kubetune.api.status import Failure, JobStatus
 from kubetune.status.attempts import Attempt, Trouble
-from kubetune.status.decision import Decision, Finish, Start, Wait
+from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait
 from kubetune.status.job import Need, Observed, is_finished, job_status, seen_again
 from tests.unit.status.trainers import ARTIFACT
 
@@ -23,6 +23,7 @@ NOT_THERE = Need(False, "JobNotFound", "PretrainJob base does not exist")
 NO_CLAIM = Need(False, "ClaimNotFound", "create it")
 UNKNOWN = Need(None, "NotObserved", "forbidden")
 CHECKPOINT = CheckpointStatus(step=7, time=THEN, uri="pvc://models/x", digest="sha256:00")
+NO_IMAGE = Trouble("ImagePullBackOff", "no such image", Reason.IMAGE_ERROR, "p")
 NUMBERS, FINAL = TrainerStatus(progress_percentage=40), TrainerStatus(progress_percentage=100)
 
 
@@ -41,32 +42,43 @@ def failed(number: int, failure: Failure = CAUSE, **fields: Any) -> Attempt:
     return at(number, "Failed", outcome=outcome, failure=failure, **fields)
 
 
+def observed(attempts: list[Attempt], dependencies: Need, resources: Need, **more: Any) -> Observed:
+    alive, seconds = more.pop("alive", ()), more.pop("active_seconds", 0)
+    return Observed(Seen(attempts, alive, seconds), dependencies, resources, **more)
+
+
 DONE = at(1, "Succeeded", last_word=word(artifact=ARTIFACT, trainerStatus=FINAL.wire()))
 SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
     # name: (what is observed, what is done, phase, statuses of the conditions)
-    "waits for its base": (Observed([], NOT_THERE, MET), Start(1, 0), "WaitingForDependency", "FTFFF"),
-    "waits for both": (Observed([], NOT_THERE, NO_CLAIM), Start(1, 0), "WaitingForDependency", "FFFFF"),
-    "waits for a claim": (Observed([], MET, NO_CLAIM), Start(1, 0), "Pending", "TFFFF"),
-    "cannot see": (Observed([], UNKNOWN, UNKNOWN), Start(1, 0), "Pending", "UUFFF"),
-    "created": (Observed([at(1, "Pending")], MET, MET), Wait(), "Pending", "TTFFF"),
+    "waits for its base": (observed([], NOT_THERE, MET), Start(1, 0), "WaitingForDependency", "FTFFFF"),
+    "waits for both": (observed([], NOT_THERE, NO_CLAIM), Start(1, 0), "WaitingForDependency", "FFFFFF"),
+    "waits for a claim": (observed([], MET, NO_CLAIM), Start(1, 0), "Pending", "TFFFFF"),
+    "cannot see": (observed([], UNKNOWN, UNKNOWN), Start(1, 0), "Pending", "UUFFFF"),
+    "created": (observed([at(1, "Pending")], MET, MET), Wait(), "Pending", "TTFFFF"),
     "does not start": (
-        Observed([at(1, "Pending", trouble=Trouble("ErrImagePull", "no such image"))], MET, MET),
-        Wait(), "Pending", "TFFFF",
+        observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET),
+        Wait(), "Pending", "TFFFFF",
     ),
-    "runs": (Observed([at(1, "Running")], MET, MET), Wait(), "Running", "TTFFF"),
-    "waits for its next attempt": (Observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFF"),
-    "is done": (Observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTTF"),
-    "failed": (Observed([failed(1)], MET, MET), Finish("Failed", CAUSE), "Failed", "TTFFT"),
-    "is not valid": (Observed([], UNKNOWN, UNKNOWN), Finish("Failed", CAUSE), "Failed", "UUFFT"),
+    "runs": (observed([at(1, "Running")], MET, MET), Wait(), "Running", "TTFFFF"),
+    "is to be suspended": (
+        observed([at(1, "Running")], MET, MET, suspend=True, alive=["p"]),
+        Stop("Suspended"), "Running", "TTFFFF",
+    ),
+    "is suspended": (observed([], MET, MET, suspend=True), Hold(), "Suspended", "TTFTFF"),
+    "ran too long": (observed([at(1, "Running")], MET, MET), Stop("DeadlineExceeded"), "Running", "TTFFFF"),
+    "waits for its next attempt": (observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFFF"),
+    "is done": (observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTFTF"),
+    "failed": (observed([failed(1)], MET, MET), Finish("Failed", CAUSE), "Failed", "TTFFFT"),
+    "is not valid": (observed([], UNKNOWN, UNKNOWN), Finish("Failed", CAUSE), "Failed", "UUFFFT"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("observed", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
-def test_a_situation(observed: Observed, decision: Decision, phase: str, words: str):
-    status = judge(observed, decision)
+@pytest.mark.parametrize(("found", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
+def test_a_situation(found: Observed, decision: Decision, phase: str, words: str):
+    status = judge(found, decision)
     assert status.phase == phase
     assert [c.type for c in status.conditions] == [
-        "DependenciesReady", "ResourcesReady", "ArtifactReady", "Complete", "Failed",
+        "DependenciesReady", "ResourcesReady", "ArtifactReady", "Suspended", "Complete", "Failed",
     ]  # fmt: skip
     assert "".join(c.status[0] for c in status.conditions) == words
     assert {c.observed_generation for c in status.conditions} == {status.observed_generation} == {3}
@@ -75,108 +87,153 @@ def test_a_situation(observed: Observed, decision: Decision, phase: str, words: 
     assert bool(status.artifact) == (phase == "Succeeded")
 
 
-@pytest.mark.parametrize(("observed", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
-def test_a_second_look_changes_nothing(observed: Observed, decision: Decision, phase: str, words: str):
-    status = judge(observed, decision)
-    assert judge(observed, decision, status, seconds=60) == status
+@pytest.mark.parametrize(("found", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
+def test_a_second_look_changes_nothing(found: Observed, decision: Decision, phase: str, words: str):
+    status = judge(found, decision)
+    assert judge(found, decision, status, seconds=60) == status
 
 
 def test_a_pod_that_does_not_start_is_told_with_its_job():
-    observed = Observed([at(1, "Pending", trouble=Trouble("ErrImagePull", "no such image"))], MET, MET)
-    condition = conditions(judge(observed, Wait()))["ResourcesReady"]
-    assert condition.reason == "ErrImagePull"
-    assert "x-1" in condition.message
-    assert "no such image" in condition.message
+    status = judge(observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET), Wait())
+    condition = conditions(status)["ResourcesReady"]
+    assert condition.reason == "ImagePullBackOff"
+    for told in ("x-1", "no such image", "podTemplate.image"):
+        assert told in condition.message
+    assert status.failure
+    assert (status.failure.reason, status.failure.pod) == (Reason.IMAGE_ERROR, "p")
+    # That it starts at last is the end of it.
+    assert judge(observed([at(1, "Running")], MET, MET), Wait(), status).failure is None
 
 
 def test_times_are_those_of_the_first_attempt_and_of_the_end():
-    waiting = judge(Observed([], NOT_THERE, MET), Start(1, 0))
+    waiting = judge(observed([], NOT_THERE, MET), Start(1, 0))
     assert waiting.start_time is None
-    started = judge(Observed([at(1, "Pending")], MET, MET), Wait(), waiting, seconds=60)
+    started = judge(observed([at(1, "Pending")], MET, MET), Wait(), waiting, seconds=60)
     assert started.start_time == LATER
-    done = judge(Observed([DONE], MET, MET), Finish("Succeeded"), started, seconds=120)
+    done = judge(observed([DONE], MET, MET), Finish("Succeeded"), started, seconds=120)
     assert (done.start_time, done.completion_time) == (LATER, "2026-01-01T12:02:00Z")
 
 
 def test_a_transition_is_timed_by_the_status_of_the_condition_alone():
-    waiting = judge(Observed([], NOT_THERE, MET), Start(1, 0))
-    other = judge(Observed([], Need(False, "JobFailed", "it failed"), MET), Start(1, 0), waiting, seconds=60)
+    waiting = judge(observed([], NOT_THERE, MET), Start(1, 0))
+    other = judge(observed([], Need(False, "JobFailed", "it failed"), MET), Start(1, 0), waiting, seconds=60)
     assert conditions(other)["DependenciesReady"].last_transition_time == THEN
-    ready = judge(Observed([at(1, "Pending")], MET, MET), Wait(), other, seconds=60)
+    ready = judge(observed([at(1, "Pending")], MET, MET), Wait(), other, seconds=60)
     assert conditions(ready)["DependenciesReady"].last_transition_time == LATER
     assert conditions(ready)["ArtifactReady"].last_transition_time == THEN
 
 
 def test_an_attempt_is_counted_once_seen_and_never_forgotten():
-    two = judge(Observed([failed(1), at(2, "Running", restarts=1)], MET, MET), Wait())
+    two = judge(observed([failed(1), at(2, "Running", restarts=1)], MET, MET), Wait())
     assert (two.attempts, two.restarts) == (2, 1)
-    none_left = judge(Observed([], MET, NO_CLAIM), Start(3, 1), two)
+    none_left = judge(observed([], MET, NO_CLAIM), Start(3, 1), two)
     assert (none_left.attempts, none_left.restarts) == (2, 1)
 
 
 def test_why_an_attempt_failed_is_shown_while_the_next_one_runs():
-    first = judge(Observed([at(1, "Running")], MET, MET), Wait())
+    first = judge(observed([at(1, "Running")], MET, MET), Wait())
     # The failure is noticed and answered by the same look.
-    second = judge(Observed([failed(1), at(2, "Pending")], MET, MET), Wait(), first)
+    second = judge(observed([failed(1), at(2, "Pending")], MET, MET), Wait(), first)
     assert second.failure == CAUSE
     # Its pod is deleted: what can be told of it now is less than what was told.
-    third = judge(Observed([failed(1, OTHER), at(2, "Running")], MET, MET), Wait(), second)
+    third = judge(observed([failed(1, OTHER), at(2, "Running")], MET, MET), Wait(), second)
     assert third.failure == CAUSE
-    fourth = judge(Observed([failed(1, OTHER), failed(2, OTHER)], MET, MET), Wait(NOW), third)
+    fourth = judge(observed([failed(1, OTHER), failed(2, OTHER)], MET, MET), Wait(NOW), third)
     assert fourth.failure == OTHER
-    done = judge(Observed([failed(1), failed(2), DONE], MET, MET), Finish("Succeeded"), fourth)
+    done = judge(observed([failed(1), failed(2), DONE], MET, MET), Finish("Succeeded"), fourth)
     assert done.failure is None
 
 
 def test_a_retry_tells_why_and_when():
-    message = conditions(judge(Observed([failed(2)], MET, MET), Wait(NOW)))["Complete"].message
+    message = conditions(judge(observed([failed(2)], MET, MET), Wait(NOW)))["Complete"].message
     assert message == f"InternalError: it broke Attempt 3 starts at {THEN}."
 
 
 def test_a_job_that_was_deleted_is_told_of():
-    before = judge(Observed([at(1, "Running")], MET, MET), Wait())
-    complete = conditions(judge(Observed([], MET, MET), Wait(NOW), before))["Complete"]
+    before = judge(observed([at(1, "Running")], MET, MET), Wait())
+    complete = conditions(judge(observed([], MET, MET), Wait(NOW), before))["Complete"]
     assert complete.reason == "Retrying"
     assert complete.message == f"The Job of attempt 1 was deleted. Attempt 2 starts at {THEN}."
 
 
+def test_suspending_takes_until_the_pods_have_ended_and_resuming_until_the_next_attempt():
+    running = judge(observed([at(1, "Running")], MET, MET, alive=["p"]), Wait())
+    stop = judge(
+        observed([at(1, "Running")], MET, MET, suspend=True, alive=["p"], active_seconds=30),
+        Stop("Suspended"), running,
+    )  # fmt: skip
+    assert (stop.phase, stop.active_seconds) == ("Running", 30)
+    assert conditions(stop)["Suspended"].message == "p saves a checkpoint and ends"
+    # Its Job is deleted, the pod still there.
+    ending = judge(
+        observed([], MET, MET, suspend=True, alive=["p"], active_seconds=35), Wait(), stop, seconds=5
+    )
+    assert (ending.phase, ending.active_seconds) == ("Running", 35)
+    assert conditions(ending)["Suspended"].reason == "Stopping"
+    reported = ending.model_copy(update={"last_checkpoint": CHECKPOINT})
+    held = judge(observed([], MET, MET, suspend=True), Hold(), reported, seconds=10)
+    assert (held.phase, held.active_seconds, held.attempts) == ("Suspended", 35, 1)
+    assert conditions(held)["Suspended"].message == "Set suspend: false to go on from step 7"
+    assert conditions(held)["Complete"].reason == "Suspended"
+    waits = judge(observed([], MET, NO_CLAIM), Start(2, 0), held, seconds=20)
+    for _ in range(2):
+        assert (waits.phase, conditions(waits)["Suspended"].reason) == ("Pending", "Resumed")
+        waits = judge(observed([], MET, NO_CLAIM), Start(2, 0), waits, seconds=30)
+    again = judge(observed([at(2, "Pending")], MET, MET), Wait(), waits, seconds=40)
+    assert conditions(again)["Suspended"].reason == "NotSuspended"
+
+
+def test_running_time_is_told_of_attempts_that_have_ended():
+    running = judge(observed([at(1, "Running")], MET, MET, active_seconds=30), Wait())
+    assert running.active_seconds == 0
+    failed_once = judge(observed([failed(1)], MET, MET, active_seconds=40), Wait(NOW), running)
+    assert failed_once.active_seconds == 40
+    # Its pod is deleted.
+    assert judge(observed([failed(1)], MET, MET), Wait(NOW), failed_once).active_seconds == 40
+
+
+def test_the_run_spec_is_remembered_when_its_jobs_are_gone():
+    first = judge(observed([at(1, "Running")], MET, MET, run_spec="x-run-1"), Wait())
+    assert judge(observed([], MET, MET, suspend=True), Hold(), first).run_spec == "x-run-1"
+
+
 def test_live_numbers_are_left_to_the_receiver_until_the_end():
     reported = JobStatus(trainer_status=NUMBERS, last_checkpoint=CHECKPOINT)
-    running = judge(Observed([at(1, "Running")], MET, MET), Wait(), reported)
+    running = judge(observed([at(1, "Running")], MET, MET), Wait(), reported)
     assert (running.trainer_status, running.last_checkpoint) == (NUMBERS, CHECKPOINT)
-    done = judge(Observed([DONE], MET, MET), Finish("Succeeded"), reported)
+    done = judge(observed([DONE], MET, MET), Finish("Succeeded"), reported)
     # Checkpoints are removed once the artifact is complete.
     assert (done.trainer_status, done.last_checkpoint) == (FINAL, None)
 
 
 def test_a_failed_job_keeps_the_newest_numbers_and_its_checkpoint():
     reported = JobStatus(trainer_status=NUMBERS, last_checkpoint=CHECKPOINT)
-    silent = judge(Observed([failed(1)], MET, MET), Finish("Failed", CAUSE), reported)
+    silent = judge(observed([failed(1)], MET, MET), Finish("Failed", CAUSE), reported)
     assert (silent.trainer_status, silent.last_checkpoint) == (NUMBERS, CHECKPOINT)
     newer = CHECKPOINT.model_copy(update={"step": 9})
     spoken = failed(
         1, last_word=word(reason="NaNLoss", lastCheckpoint=newer.wire(), trainerStatus=FINAL.wire())
     )
-    told = judge(Observed([spoken], MET, MET), Finish("Failed", CAUSE), reported)
+    told = judge(observed([spoken], MET, MET), Finish("Failed", CAUSE), reported)
     assert (told.trainer_status, told.last_checkpoint) == (FINAL, newer)
 
 
 def test_an_artifact_is_shown_only_of_a_job_that_succeeded():
     odd = failed(1, last_word=word(artifact=ARTIFACT))
-    assert judge(Observed([odd], MET, MET), Finish("Failed", CAUSE)).artifact is None
+    assert judge(observed([odd], MET, MET), Finish("Failed", CAUSE)).artifact is None
 
 
 def test_an_edit_after_the_end_is_observed_and_changes_nothing_else():
-    done = judge(Observed([DONE], MET, MET), Finish("Succeeded"))
+    done = judge(observed([DONE], MET, MET), Finish("Succeeded"))
     again = seen_again(done, 4)
     assert {c.observed_generation for c in again.conditions} == {again.observed_generation} == {4}
     assert seen_again(again, 3) == done
 
 
 def judge(
-    observed: Observed, decision: Decision, previous: JobStatus | None = None, *, seconds: float = 0
+    found: Observed, decision: Decision, previous: JobStatus | None = None, *, seconds: float = 0
 ) -> JobStatus:
-    return job_status(RESOURCE, previous or JobStatus(), observed, decision, NOW + timedelta(seconds=seconds))
+    return job_status(RESOURCE, previous or JobStatus(), found, decision, NOW + timedelta(seconds=seconds))
 
 
 def conditions(status: JobStatus) -> dict[str, Any]:

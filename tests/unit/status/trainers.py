@@ -46,7 +46,17 @@ def last_word(reason: str = "Succeeded", message: str = "", **fields: Any) -> st
     return json.dumps({"reason": reason, "message": message, **fields})
 
 
-DISRUPTION = {"type": "DisruptionTarget", "status": "True", "message": "preempted by pod y"}
+def disruption(reason: str, message: str) -> Object:
+    """The condition of a pod that is taken away."""
+    return {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+
+
+def deleted(body: Object) -> Object:
+    """A pod that somebody has deleted."""
+    return body | {"metadata": body["metadata"] | {"deletionTimestamp": ENDED}}
+
+
+DISRUPTION = disruption("PreemptionByScheduler", "preempted by pod y")
 UNSCHEDULABLE = {
     "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU",
 }  # fmt: skip

@@ -1,0 +1,111 @@
+"""The Job that removes what a deleted training job wrote (output.reclaimPolicy), and who is in its way."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
+from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
+from kubetune.desired.job import Settings
+from kubetune.desired.runspec import output
+from kubetune.desired.volumes import locate, mounts
+
+BACKOFF_LIMIT = 2
+_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+
+
+def reclaim_name(resource: Mapping[str, Any]) -> str:
+    """Name of the Job."""
+    meta = resource["metadata"]
+    digest = hashlib.sha256(f"{meta['uid']}/reclaim".encode()).hexdigest()
+    return f"{meta['name']}-{digest[:8]}"
+
+
+def reclaim_job(resource: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The Job: a pod like the training pods, where those could run, that sees the one claim."""
+    folder = folder_of(resource)
+    location = locate(folder)
+    volumes, volume_mounts = mounts([location], writable=location.volume)
+    template = (resource["spec"].get("compute") or {}).get("podTemplate") or {}
+    meta = metadata(resource, reclaim_name(resource), labels={RECLAIM_LABEL: "true"})
+    container = {
+        "name": RECLAIM_CONTAINER,
+        "image": settings.operator_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": ["reclaim", "--root", location.root, location.mounted],
+        "resources": _RESOURCES,
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": volume_mounts,
+    }
+    pod = {
+        **pod_overrides(template),
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(),
+        "containers": [container],
+        "volumes": volumes,
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta,
+        "spec": {
+            "backoffLimit": BACKOFF_LIMIT,
+            "template": {"metadata": {"labels": meta["labels"]}, "spec": pod},
+        },
+    }
+
+
+def folder_of(resource: Mapping[str, Any]) -> str:
+    """URI of all that a training job writes."""
+    return output(resource, resource["spec"]["output"]["storageUri"]).uri
+
+
+def users(
+    resource: Mapping[str, Any], sets: Iterable[Mapping[str, Any]], jobs: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Who serves what a training job wrote, or starts from it, in words.
+
+    Args:
+        resource: the training job.
+        sets: AdapterSets of its namespace.
+        jobs: FineTuneJobs of its namespace.
+    """
+    return [
+        *(f"AdapterSet {s['metadata']['name']} serves it" for s in sets if _serves(s, resource)),
+        *(f"FineTuneJob {j['metadata']['name']} starts from it" for j in jobs if _starts_from(j, resource)),
+    ]
+
+
+def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
+    spec, status = adapter_set["spec"], adapter_set.get("status", {})
+    asked = [spec["baseModel"], *(a["source"] for a in spec.get("adapters", []))]
+    served = [status.get("base") or {}, *status.get("adapters", [])]
+    return any(_names(source, resource, default="FineTuneJob") for source in asked) or any(
+        _lies_in(found.get("uri"), resource) for found in served
+    )
+
+
+def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
+    over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
+    return not over and not itself and _names(job["spec"]["baseModel"], resource, default="PretrainJob")
+
+
+def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:
+    """Whether a source is a job's artifact; one that has made none is not worth waiting for."""
+    if _lies_in(source.get("uri"), resource):
+        return True
+    reference = source.get("jobRef")
+    return (
+        reference is not None
+        and bool(resource.get("status", {}).get("artifact"))
+        and (reference.get("kind", default), reference["name"])
+        == (resource["kind"], resource["metadata"]["name"])
+    )
+
+
+def _lies_in(uri: str | None, resource: Mapping[str, Any]) -> bool:
+    return uri is not None and f"{uri.rstrip('/')}/".startswith(f"{folder_of(resource)}/")

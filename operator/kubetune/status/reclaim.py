@@ -1,0 +1,85 @@
+"""Status of a job that is being deleted while its files are to go, too. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.labels import FINALIZER, RECLAIM_CONTAINER
+from kubetune.api.status import JobStatus
+from kubetune.status.attempts import Trouble, trouble_of
+from kubetune.status.conditions import Judgement, conditions
+
+_TAIL = 400
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left to do before a job can go."""
+
+    reason: str
+    message: str
+    warning: bool = False
+    """Whether somebody has to do something."""
+
+
+def reclaimed(
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], refused: Trouble | None, folder: str
+) -> Left | None:
+    """What the Job that removes the files says; None when it has done so.
+
+    Args:
+        job: the Job.
+        pods: its pods.
+        refused: why it has none, if that is so.
+        folder: URI of what it removes.
+    """
+    ended = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
+    name = job["metadata"]["name"]
+    if "Complete" in ended:
+        return None
+    if "Failed" in ended:
+        why = next((w for w in map(_last_word, pods) if w), ended["Failed"].get("message", ""))
+        return Left(
+            "ReclaimFailed",
+            f"{folder} was not removed: {why.strip()}. Delete Job {name} to try again, or remove the "
+            f"finalizer {FINALIZER} to keep the files",
+            warning=True,
+        )
+    found = (trouble_of(pod, RECLAIM_CONTAINER) for pod in pods)
+    trouble = next((t for t in found if t), refused)
+    if trouble:
+        return Left(
+            trouble.reason,
+            f"The pod that removes {folder} does not start: {trouble.message}. To keep the files, remove the "
+            f"finalizer {FINALIZER}",
+            warning=True,
+        )
+    return Left("Removing", f"Job {name} removes {folder}")
+
+
+def _last_word(pod: Mapping[str, Any]) -> str:
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        message: str = (container.get("state", {}).get("terminated") or {}).get("message", "")
+        if message:
+            return message[-_TAIL:]
+    return ""
+
+
+def terminating(previous: JobStatus, left: Left, generation: int, now: datetime) -> JobStatus:
+    """The status of a job that is on its way out."""
+    judged = [
+        *(
+            Judgement(c.type, c.status, c.reason, c.message)
+            for c in previous.conditions
+            if c.type != "Reclaimed"
+        ),
+        Judgement("Reclaimed", "False", left.reason, left.message),
+    ]
+    return previous.model_copy(
+        update={
+            "phase": "Terminating",
+            "observed_generation": generation,
+            "conditions": conditions(judged, previous.conditions, generation, now),
+        }
+    )
