@@ -17,6 +17,11 @@ def apply(kubectl: Kubectl, *manifests: dict[str, Any]) -> None:
     kubectl("apply", "-f", "-", stdin=json.dumps(document))
 
 
+def patch(kubectl: Kubectl, name: str, change: dict[str, Any]) -> None:
+    """Merge a change into `kind/name`."""
+    kubectl("patch", name, "--type=merge", "--patch", json.dumps(change))
+
+
 def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
     """Status of `kind/name`; empty before the operator has seen it."""
     return kubectl.get(name).get("status", {})

@@ -1,7 +1,5 @@
 """Training on a real cluster while things break: nothing is lost, nothing is done twice."""
 
-import json
-
 import pytest
 
 from dev.kubectl import Kubectl, wait_for
@@ -11,9 +9,21 @@ from tests.e2e import jobs, observe
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_a_killed_trainer_resumes_and_ends_with_the_weights_of_an_undisturbed_run(kubectl: Kubectl) -> None:
-    checkpoint = {"everySteps": 40}
-    observe.apply(kubectl, jobs.pretrain("killed", steps=400, checkpoint=checkpoint))
+STEPS, CHECKPOINT = 400, {"everySteps": 40}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kubectl: Kubectl) -> str:
+    """Digest of the weights of a run that nothing happens to."""
+    observe.apply(kubectl, jobs.pretrain("undisturbed", steps=STEPS, checkpoint=CHECKPOINT))
+    observe.until_condition(kubectl, "pretrainjob/undisturbed", "Complete", timeout=240)
+    return observe.weights_sha256(kubectl, "pretrainjob/undisturbed")
+
+
+def test_a_killed_trainer_resumes_and_ends_with_the_weights_of_an_undisturbed_run(
+    kubectl: Kubectl, undisturbed: str
+) -> None:
+    observe.apply(kubectl, jobs.pretrain("killed", steps=STEPS, checkpoint=CHECKPOINT))
     observe.until_step(kubectl, "pretrainjob/killed", 60)
     [pod] = observe.pods(kubectl, "PretrainJob", "killed")
     observe.kill(pod, "kubetune_trainer")
@@ -26,12 +36,28 @@ def test_a_killed_trainer_resumes_and_ends_with_the_weights_of_an_undisturbed_ru
     log = kubectl("logs", f"job/{attempts[1]['metadata']['name']}")
     assert "resum" in log.lower(), log
 
-    observe.apply(kubectl, jobs.pretrain("undisturbed", steps=400, checkpoint=checkpoint))
-    observe.until_condition(kubectl, "pretrainjob/undisturbed", "Complete", timeout=240)
-    killed, undisturbed = (
-        observe.weights_sha256(kubectl, f"pretrainjob/{n}") for n in ("killed", "undisturbed")
-    )
-    assert killed == undisturbed
+    assert observe.weights_sha256(kubectl, "pretrainjob/killed") == undisturbed
+
+
+def test_suspended_twice_it_ends_with_the_weights_of_an_undisturbed_run(
+    kubectl: Kubectl, undisturbed: str
+) -> None:
+    observe.apply(kubectl, jobs.pretrain("paused", steps=STEPS, checkpoint={"everySteps": STEPS}))
+    for step in (30, 200):
+        reached = observe.until_step(kubectl, "pretrainjob/paused", step)
+        observe.patch(kubectl, "pretrainjob/paused", {"spec": {"suspend": True}})
+        observe.until_condition(kubectl, "pretrainjob/paused", "Suspended", timeout=60)
+        assert observe.pods(kubectl, "PretrainJob", "paused") == []
+        # Nothing but the SIGTERM made it save one.
+        assert observe.status(kubectl, "pretrainjob/paused")["lastCheckpoint"]["step"] >= reached
+        # Suspended, it may also be given more.
+        more = {"requests": {"cpu": "200m", "memory": "600Mi"}}
+        change = {"suspend": False, "compute": {"resourcesPerNode": more}}
+        observe.patch(kubectl, "pretrainjob/paused", {"spec": change})
+    observe.until_condition(kubectl, "pretrainjob/paused", "Complete", timeout=240)
+    status = observe.status(kubectl, "pretrainjob/paused")
+    assert (status["attempts"], status["restarts"]) == (3, 0)
+    assert observe.weights_sha256(kubectl, "pretrainjob/paused") == undisturbed
 
 
 def test_an_operator_killed_mid_run_loses_nothing_and_does_nothing_twice(
@@ -39,12 +65,23 @@ def test_an_operator_killed_mid_run_loses_nothing_and_does_nothing_twice(
 ) -> None:
     observe.apply(kubectl, jobs.pretrain("orphan", steps=200))
     observe.until_step(kubectl, "pretrainjob/orphan", 10)
+    before = operator_restarts(stack)
+    assert before, "no operator to kill"
     for pod in stack.operator_pods():
         observe.kill(pod, "kubetune")
     observe.until_condition(kubectl, "pretrainjob/orphan", "Complete", timeout=240)
     [attempt] = observe.child_jobs(kubectl, "PretrainJob", "orphan")
     kubectl("wait", "--for=condition=Complete", f"job/{attempt['metadata']['name']}", "--timeout=30s")
     assert observe.status(kubectl, "pretrainjob/orphan")["attempts"] == 1
+    assert all(count > before[name] for name, count in operator_restarts(stack).items())
+
+
+def operator_restarts(stack: Stack) -> dict[str, int]:
+    """How often each pod of the operator has been restarted."""
+    return {
+        pod["metadata"]["name"]: sum(c["restartCount"] for c in pod["status"]["containerStatuses"])
+        for pod in stack.operator_pods()
+    }
 
 
 def test_missing_claim_and_configmap_are_conditions_and_mend_by_themselves(kubectl: Kubectl) -> None:
@@ -88,7 +125,7 @@ def test_malformed_data_names_file_and_line_and_is_not_retried(kubectl: Kubectl)
     assert failure["reason"] == "DataError"
     assert failure["exitCode"] == 11
     assert "pairs.jsonl" in failure["message"]
-    assert "2" in failure["message"]
+    assert "line 2" in failure["message"]
     assert len(observe.child_jobs(kubectl, "FineTuneJob", "misfed")) == 1
 
 
@@ -96,13 +133,57 @@ def test_a_finished_job_is_not_run_again_when_its_child_is_deleted(kubectl: Kube
     observe.apply(kubectl, jobs.pretrain("done", steps=5))
     observe.until_condition(kubectl, "pretrainjob/done", "Complete", timeout=180)
     [child] = observe.child_jobs(kubectl, "PretrainJob", "done")
-    before = json.dumps(observe.status(kubectl, "pretrainjob/done"), sort_keys=True)
+    before = observe.status(kubectl, "pretrainjob/done")
     kubectl("delete", "job", child["metadata"]["name"], "--wait=true")
-    kubectl("annotate", "pretrainjob/done", "look=again")
+    observe.patch(kubectl, "pretrainjob/done", {"spec": {"backoffLimit": 9}})
     wait_for(
         "the operator looking at the job again",
-        lambda: not observe.child_jobs(kubectl, "PretrainJob", "done") or None,
-        timeout=10,
+        lambda: observe.status(kubectl, "pretrainjob/done")["observedGeneration"] == 2 or None,
+        timeout=30,
     )
     assert observe.child_jobs(kubectl, "PretrainJob", "done") == []
-    assert json.dumps(observe.status(kubectl, "pretrainjob/done"), sort_keys=True) == before
+    after = observe.status(kubectl, "pretrainjob/done")
+    assert (after["phase"], after["artifact"]) == (before["phase"], before["artifact"])
+
+
+def test_too_little_memory_is_told_and_not_retried(kubectl: Kubectl) -> None:
+    tight = {"resourcesPerNode": {"requests": {"cpu": "200m"}, "limits": {"memory": "300Mi"}}}
+    observe.apply(kubectl, jobs.pretrain("greedy", steps=5, compute=tight))
+    observe.until_condition(kubectl, "pretrainjob/greedy", "Failed", timeout=120)
+    status = observe.status(kubectl, "pretrainjob/greedy")
+    assert (status["failure"]["reason"], status["attempts"]) == ("OutOfMemory", 1)
+    assert "limits.memory" in status["failure"]["message"]
+
+
+def test_an_image_that_is_not_there_is_told_and_can_be_mended_while_suspended(kubectl: Kubectl) -> None:
+    wrong = {"podTemplate": {"image": "localhost/nothing:1", "imagePullPolicy": "Never"}}
+    observe.apply(kubectl, jobs.pretrain("imageless", steps=5, compute=wrong))
+    observe.until_condition(kubectl, "pretrainjob/imageless", "ResourcesReady", "False", "ErrImageNeverPull")
+    assert observe.status(kubectl, "pretrainjob/imageless")["failure"]["reason"] == "ImageError"
+    change = {"suspend": True, "compute": None}
+    observe.patch(kubectl, "pretrainjob/imageless", {"spec": change})
+    observe.until_condition(kubectl, "pretrainjob/imageless", "Suspended", timeout=60)
+    observe.patch(kubectl, "pretrainjob/imageless", {"spec": {"suspend": False}})
+    observe.until_condition(kubectl, "pretrainjob/imageless", "Complete", timeout=120)
+    assert "failure" not in observe.status(kubectl, "pretrainjob/imageless")
+
+
+def test_what_runs_too_long_is_ended_with_a_checkpoint(kubectl: Kubectl) -> None:
+    job = jobs.pretrain("slow", steps=100_000, checkpoint={"everySteps": 100_000}, activeDeadlineSeconds=15)
+    observe.apply(kubectl, job)
+    observe.until_condition(kubectl, "pretrainjob/slow", "Failed", timeout=120)
+    status = observe.status(kubectl, "pretrainjob/slow")
+    assert status["failure"]["reason"] == "DeadlineExceeded"
+    assert 15 <= status["activeSeconds"] <= 30
+    assert f"at step {status['lastCheckpoint']['step']}" in status["failure"]["message"]
+    assert observe.claim_path(kubectl, status["lastCheckpoint"]["uri"]).is_dir()
+
+
+def test_files_go_with_their_job_or_stay(kubectl: Kubectl) -> None:
+    for name, policy in (("swept", "Delete"), ("kept", "Retain")):
+        out = {"storageUri": "pvc://models/here", "reclaimPolicy": policy}
+        observe.apply(kubectl, jobs.pretrain(name, steps=5, output=out, ttlSecondsAfterFinished=0))
+    for name, stays in (("swept", False), ("kept", True)):
+        kubectl("wait", "--for=delete", f"pretrainjob/{name}", "--timeout=180s")
+        folders = [*observe.claim_path(kubectl, "pvc://models/here").glob(f"{name}-*")]
+        assert bool(folders) == stays
