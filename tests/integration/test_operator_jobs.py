@@ -69,6 +69,38 @@ def test_a_chain_applied_in_the_wrong_order_runs_in_the_right_one(world: World) 
     assert model.path == artifact["uri"].replace("pvc://", "/mnt/pvc/")
 
 
+def test_jobs_that_wait_for_each_other_are_told_so_and_can_be_freed(world: World) -> None:
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a"), ("hanger-on", "a")):
+        ref = {"jobRef": {"kind": "FineTuneJob", "name": base}}
+        world.finetune(name, "succeed", base=ref, method="full")
+    circle = world.until_condition("a", "DependenciesReady", "DependencyCycle", "FineTuneJob")
+    assert "a -> b -> c -> a wait for each other" in circle["message"]
+    # Who only waits for one of them is told why that one waits.
+    until_told(world, "hanger-on", "a -> b -> c -> a")
+    world.delete(world.ours("FineTuneJob", "c"))
+    world.pretrain("base", "succeed")
+    world.finetune("c", "succeed", base=BASE, method="full")
+    for name in ("a", "b", "hanger-on"):
+        world.until_phase(name, "Succeeded", "FineTuneJob", seconds=60)
+
+
+def test_a_cause_is_passed_down_the_chain(world: World) -> None:
+    world.pretrain("base", "exit 11")
+    world.finetune("first", "succeed", base=BASE, method="full")
+    world.finetune("second", "succeed", base={"jobRef": {"kind": "FineTuneJob", "name": "first"}})
+    world.until_condition("first", "DependenciesReady", "JobFailed", "FineTuneJob")
+    until_told(world, "second", "It ended with 11")
+
+
+def until_told(world: World, name: str, cause: str) -> None:
+    """Wait until a FineTuneJob says why it waits."""
+
+    def poll() -> bool:
+        return cause in world.condition(name, "DependenciesReady", "FineTuneJob").get("message", "")
+
+    eventually(f"{name} tells: {cause}", poll)
+
+
 def test_a_base_that_cannot_be_used_is_said_and_its_successor_is_taken(world: World) -> None:
     world.pretrain("base", "exit 11")
     world.finetune("tuned", "succeed", base=BASE)

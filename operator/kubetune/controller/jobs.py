@@ -192,7 +192,7 @@ async def _resolved(
             return run, text, Need(True, "Resolved", "As in the attempt before")
         except ValidationError as error:
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
-    base, dependencies = await find_base(client, namespace, spec)
+    base, dependencies = await find_base(client, namespace, resource["metadata"]["name"], spec)
     # Without a base, what is known already is looked at all the same.
     run = run_spec(resource, spec, base or RunModel())
     return run, run.canonical(), dependencies

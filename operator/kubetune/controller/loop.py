@@ -155,10 +155,12 @@ class _Seen:
     @classmethod
     def of(cls, job: Mapping[str, Any]) -> "_Seen":
         meta = job["metadata"]
-        phase = str(job.get("status", {}).get("phase", "Pending"))
+        status = job.get("status", {})
+        phase = str(status.get("phase", "Pending"))
+        waits = [c.get("message") for c in status.get("conditions", []) if c["type"] == "DependenciesReady"]
         return cls(
             itself=(meta["uid"], meta["generation"], meta.get("deletionTimestamp")),
-            # An AdapterSet may choose it by its labels.
-            result=(meta["uid"], phase, meta.get("labels")),
+            # An AdapterSet may choose it by its labels; who waits for one that waits tells the first cause.
+            result=(meta["uid"], phase, meta.get("labels"), waits),
             phase=phase,
         )

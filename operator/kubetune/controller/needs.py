@@ -11,22 +11,31 @@ from kubetune.controller.client import Client
 from kubetune.controller.errors import ApiError
 from kubetune.desired.runspec import JobSpec, base_model
 from kubetune.desired.volumes import Location
-from kubetune.status.conditions import is_true
+from kubetune.status.conditions import find, is_true
 from kubetune.status.job import Need
 
 NOTHING_NEEDED = Need(True, "NoDependencies")
 FOUND = Need(True, "Found")
+LONGEST_CHAIN = 32
+"""Of jobs that start from each other, as far as a circle is looked for."""
 
 
-async def find_base(client: Client, namespace: str, spec: JobSpec) -> tuple[RunModel | None, Need]:
-    """The base model that a job starts from, once it is there."""
+async def find_base(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[RunModel | None, Need]:
+    """The base model that a job of a name starts from, once it is there."""
     if not isinstance(spec, FineTuneJobSpec):
         return None, NOTHING_NEEDED
     source = spec.base_model
     if source.job_ref is None:
         return base_model(source.uri or "", source.digest), NOTHING_NEEDED
     try:
-        return await _artifact_of(client, namespace, source.job_ref)
+        base, need = await _artifact_of(client, namespace, source.job_ref)
+        if not need.met and (circle := await _circle(client, namespace, name, source.job_ref)):
+            return None, Need(
+                False,
+                "DependencyCycle",
+                f"FineTuneJobs {circle} wait for each other: delete one and apply it with another baseModel",
+            )
+        return base, need
     except ApiError as error:
         return None, _unknown(error)
 
@@ -47,8 +56,14 @@ async def _artifact_of(client: Client, namespace: str, ref: JobRef) -> tuple[Run
             f"{name} failed ({cause}): delete it and apply a corrected one under the same name",
         )
     if not is_true(status.conditions, "Complete") or status.artifact is None:
+        if "deletionTimestamp" in job["metadata"]:
+            return None, Need(
+                False, "JobNotFound", f"{name} is being deleted: apply it again, and this job waits for that"
+            )
+        waits = find(status.conditions, "DependenciesReady")
+        why = f" ({waits.message})" if waits and waits.status == "False" else ""
         return None, Need(
-            False, "JobNotComplete", f"{name} is {status.phase}; this job starts once it is Complete"
+            False, "JobNotComplete", f"{name} is {status.phase}{why}; this job starts once it is Complete"
         )
     if status.artifact.format != "full":
         return None, Need(
@@ -59,6 +74,23 @@ async def _artifact_of(client: Client, namespace: str, ref: JobRef) -> tuple[Run
     return base_model(status.artifact.uri, status.artifact.digest), Need(
         True, "JobComplete", f"{name} is Complete"
     )
+
+
+async def _circle(client: Client, namespace: str, name: str, ref: JobRef) -> str | None:
+    """The jobs between a job and itself, if it starts from what it is the start of."""
+    path = [name]
+    while ref.kind == "FineTuneJob" and len(path) < LONGEST_CHAIN:
+        if ref.name == name:
+            return " -> ".join([*path, name])
+        if ref.name in path:
+            return None  # A circle of others: their conditions tell.
+        path.append(ref.name)
+        job = await client.find(ref.kind, namespace, ref.name)
+        further = job["spec"]["baseModel"].get("jobRef") if job else None
+        if further is None:
+            return None
+        ref = JobRef.model_validate(further)
+    return None
 
 
 async def check_volumes(client: Client, namespace: str, locations: Iterable[Location]) -> Need:
