@@ -1,0 +1,41 @@
+"""docs/operations.md knows every phase and every reason that a user can meet."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from kubetune.api.exitcodes import EXIT_CODES, Reason
+from kubetune.api.status import JobPhase, SetPhase
+from kubetune.gateway.refused import Reason as Refusal
+
+PAGE = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+ROOT = Path(__file__).parents[3] / "operator/kubetune"
+TOLD = set(re.findall(r"`(\w+)`", PAGE))
+CONDITION_REASONS = {
+    *re.findall(r'Need\(\s*(?:False|None),\s*"(\w+)"', (ROOT / "controller/needs.py").read_text()),
+    *re.findall(r'Need\(\s*False,\s*"(\w+)"', (ROOT / "controller/jobs.py").read_text()),
+    *re.findall(r'Left\(\s*"(\w+)"', (ROOT / "status/reclaim.py").read_text()),
+    *re.findall(r'Left\(\s*"(\w+)"', (ROOT / "controller/reclaim.py").read_text()),
+    *re.findall(r'Unresolved\(\s*"(\w+)"', (ROOT / "desired/adapterset_resolve.py").read_text()),
+}
+
+
+@pytest.mark.parametrize("word", sorted({*get_args(JobPhase), *get_args(SetPhase)}))
+def test_every_phase_is_told(word: str):
+    assert word in TOLD
+
+
+@pytest.mark.parametrize("reason", [r for r in Reason if r is not Reason.SUCCEEDED], ids=str)
+def test_every_reason_of_a_failure_is_told_with_its_exit_code(reason: Reason):
+    [row] = [line for line in PAGE.splitlines() if re.match(rf"\|.*`{reason}`.*\|.*\|.*\|.*\|$", line)]
+    for code, outcome in EXIT_CODES.items():
+        if outcome.reason is reason:
+            assert re.search(rf"\b{code}\b", row)
+            assert ("| no |" in row) == (not outcome.retry)
+
+
+@pytest.mark.parametrize("reason", sorted({*CONDITION_REASONS, *(r.value for r in Refusal)}))
+def test_every_reason_of_a_condition_is_told(reason: str):
+    assert reason in TOLD
