@@ -69,7 +69,7 @@ async def run_parts(options: Options, take_signals: Callable[[], None]) -> None:
         presented = await _patiently(lambda: identity.ensure(client, options.namespace, names))
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         identity.load(tls, presented)
-        loop = Loop(client, _reconcilers(options, presented.authority))
+        loop = Loop(client, _reconcilers(options, presented.authority), resync_seconds=options.resync_seconds)
         watches = Watches(loop)
         receiver = server.application(Reviewer(client), Writer(client))
         await _listen(stack, health.application(loop, watches), options.http_port)

@@ -4,23 +4,25 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.controller import metrics
-from kubetune.controller.loop import RESYNC_SECONDS, Loop
+from kubetune.controller.loop import Loop
 from kubetune.controller.watches import Watches
 
 STUCK_SECONDS = 600.0
 """A resource that has waited for so long means that the workers are stuck."""
-SILENT_SECONDS = 3 * RESYNC_SECONDS
+SILENT_SECONDS, SILENT_RESYNCS = 900.0, 3
+"""After so long, and so many resyncs, without success, or without what they showed: start anew."""
 
 
 def application(loop: Loop, watches: Watches) -> web.Application:
     """The operator's plain-HTTP endpoints."""
+    silent_seconds = max(SILENT_SECONDS, SILENT_RESYNCS * loop.resync_seconds)
 
     async def healthz(_: web.Request) -> web.Response:
         if (waited := loop.queue.oldest_seconds()) > STUCK_SECONDS:
             return web.Response(status=503, text=f"a resource has been waiting for {waited:.0f} s\n")
-        if (silent := loop.resync_age_seconds()) > SILENT_SECONDS:
+        if (silent := loop.resync_age_seconds()) > silent_seconds:
             return web.Response(status=503, text=f"no resync has succeeded for {silent:.0f} s\n")
-        if (lag := loop.sightings.lag_seconds()) > SILENT_SECONDS:
+        if (lag := loop.sightings.lag_seconds()) > silent_seconds:
             return web.Response(status=503, text=f"the watches have missed a change {lag:.0f} s ago\n")
         return web.Response(text="ok\n")
 

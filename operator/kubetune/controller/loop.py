@@ -20,7 +20,6 @@ from kubetune.controller.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
-RESYNC_SECONDS = 300.0
 JOB_KINDS = ("PretrainJob", "FineTuneJob")
 
 
@@ -33,14 +32,14 @@ class Loop:
         reconcilers: Mapping[str, Reconciler],
         *,
         clock: Clock = utc_now,
-        resync_seconds: float = RESYNC_SECONDS,
+        resync_seconds: float = 300.0,
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.sightings = Sightings()
+        self.resync_seconds = resync_seconds
         self._client = client
         self._reconcilers = reconcilers
         self._clock = clock
-        self._resync_seconds = resync_seconds
         self._waiters = Waiters()
         self._seen: dict[Key, _Seen] = {}
         self._resynced = time.monotonic()
@@ -78,7 +77,7 @@ class Loop:
 
     async def _resync(self) -> None:
         while True:
-            pause = self._resync_seconds
+            pause = self.resync_seconds
             try:
                 for kind in self._reconcilers:
                     listed = {key_of(item, kind): item for item in await self._client.list(kind)}

@@ -32,6 +32,9 @@ class Options:
     progress_port: int = _option(8443, "Port of the progress receiver")
     http_port: int = _option(8080, "Port of /healthz, /readyz and /metrics")
     workers: int = _option(8, "Resources reconciled at a time")
+    resync_seconds: int = _option(
+        300, "How often all resources are looked at, in case a watch has told nothing of a change"
+    )
 
 
 def parse(argv: Sequence[str]) -> Options:

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from kubetune.controller.health import SILENT_SECONDS, STUCK_SECONDS, application
+from kubetune.controller.health import SILENT_RESYNCS, SILENT_SECONDS, STUCK_SECONDS, application
 
 
-def operator(*, waited: float = 0.0, resync: float = 0.0, lag: float = 0.0, ready: bool = True) -> Any:
+def operator(
+    *, waited: float = 0.0, resync: float = 0.0, lag: float = 0.0, every: float = 300.0, ready: bool = True
+) -> Any:
     """A loop and its watches, as old as they say."""
     loop = SimpleNamespace(
+        resync_seconds=every,
         queue=SimpleNamespace(depth=3, oldest_seconds=lambda: waited),
         sightings=SimpleNamespace(lag_seconds=lambda: lag),
         resync_age_seconds=lambda: resync,
@@ -48,6 +51,12 @@ async def test_something_is_stuck(ages: dict[str, float], said: str):
 async def test_something_is_slow_but_not_stuck():
     app = operator(waited=STUCK_SECONDS - 1, resync=SILENT_SECONDS - 1, lag=SILENT_SECONDS - 1)
     assert await ask(app, "/healthz") == (200, "ok\n")
+
+
+async def test_seldom_resyncs_are_waited_for():
+    every = SILENT_SECONDS
+    assert (await ask(operator(resync=SILENT_SECONDS + 1, every=every), "/healthz"))[0] == 200
+    assert (await ask(operator(resync=SILENT_RESYNCS * every + 1, every=every), "/healthz"))[0] == 503
 
 
 @pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
