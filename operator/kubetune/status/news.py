@@ -58,7 +58,7 @@ def _attempt(before: JobStatus, after: JobStatus) -> list[News]:
 
 
 def _phase(before: JobStatus, after: JobStatus) -> list[News]:
-    if after.phase == before.phase:
+    if after.phase == before.phase and (after.phase != "Running" or after.attempts == before.attempts):
         return []
     if after.phase == "Running":
         return [News("Normal", "Started", f"Attempt {after.attempts} is training")]

@@ -49,6 +49,11 @@ CHANGES: dict[str, tuple[JobStatus, JobStatus, list[str]]] = {
         ["Normal AttemptCreated"],
     ),
     "training": (status("Pending", 1), status("Running", 1), ["Normal Started"]),
+    "training again before anybody looked": (
+        status("Running", 1),
+        status("Running", 2, failure=BROKE, restarts=1),
+        ["Warning Retrying", "Normal AttemptCreated", "Normal Started"],
+    ),
     "retried at once": (
         status("Running", 1),
         status("Pending", 2, failure=BROKE, restarts=1),
