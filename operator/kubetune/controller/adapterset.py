@@ -78,8 +78,9 @@ class AdapterSetReconciler:
             selector=",".join(f"{k}={v}" for k, v in sorted(labels_of(resource).items())),
             endpoint=desired.endpoint(resource, spec),
         )
-        await write_status(client, resource, previous, status)
+        # Events first: what the status says already is no news to the one who goes on after a crash.
         await tell(client, resource, previous, status)
+        await write_status(client, resource, previous, status)
         return Result(again(observed, status), wants_jobs=True)
 
 

@@ -14,7 +14,7 @@ from kubetune.controller.attempts import Attempts, find_attempts
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import AlreadyExists, Refused, Unavailable
 from kubetune.controller.events import record
-from kubetune.controller.needs import FOUND, check_volumes, find_base
+from kubetune.controller.needs import FOUND, NOT_CHECKED, check_volumes, find_base, run_has_base
 from kubetune.controller.reclaim import Reclaim, keep
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
@@ -65,15 +65,17 @@ class JobReconciler:
         resource = await keep(client, resource)
         found = await find_attempts(client, resource, previous.attempts, now)
         decision = decide(found.seen, previous, wanted, now)
-        observed = Observed(
-            found.seen, _carried(previous), FOUND, wanted.suspend, run_spec=_run_of(found, previous)
-        )
+        begun = bool(previous.attempts or found.seen.attempts)
+        dependencies, resources = (run_has_base(resource), FOUND) if begun else (NOT_CHECKED, NOT_CHECKED)
+        run = _run_of(found, previous)
+        observed = Observed(found.seen, dependencies, resources, wanted.suspend, run_spec=run)
         if isinstance(decision, Start):
             decision, observed = await self._started(client, resource, previous, found, decision, observed)
         status = job_status(resource, previous, observed, decision, now)
-        await write_status(client, resource, previous, status)
+        # Events first: what the status says already is no news to the one who goes on after a crash.
         for news in job_news(previous, status):
             await record(client, resource, news.type, news.reason, news.message)
+        await write_status(client, resource, previous, status)
         if isinstance(decision, Stop) and found.newest:
             # Not before the status knows of this attempt: its number must not be used again.
             log.info("attempt %d is ended: %s", status.attempts, decision.reason)
@@ -94,10 +96,8 @@ class JobReconciler:
         try:
             started = await self._start(client, resource, previous, found, start)
         except ValidationError as error:
-            unknown = Need(None, "NotChecked", "The spec is not valid")
-            return Finish("Failed", _invalid(error)), replace(
-                observed, dependencies=unknown, resources=unknown
-            )
+            unknown = replace(observed, dependencies=NOT_CHECKED, resources=NOT_CHECKED)
+            return Finish("Failed", _invalid(error)), unknown
         observed = replace(observed, dependencies=started.dependencies, resources=started.resources)
         if started.attempt is None:
             return start, observed
@@ -189,7 +189,7 @@ async def _resolved(
         text = str(earlier.get("data", {}).get(RUN_KEY))
         try:
             run = RunSpec.model_validate_json(text, extra="ignore")
-            return run, text, Need(True, "Resolved", "As in the attempt before")
+            return run, text, run_has_base(resource)
         except ValidationError as error:
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
     base, dependencies = await find_base(client, namespace, resource["metadata"]["name"], spec)
@@ -210,14 +210,6 @@ async def _create(client: Client, resource: Object, child: Object) -> Object:
         raise Refused(
             f"{name} exists and belongs to something else: delete it, or choose another name"
         ) from None
-
-
-def _carried(previous: JobStatus) -> Need:
-    """What was said about the dependencies when the run began: it is not asked again."""
-    for condition in previous.conditions:
-        if condition.type == "DependenciesReady" and condition.status == "True":
-            return Need(True, condition.reason, condition.message)
-    return Need(True, "Resolved")
 
 
 def _invalid(error: ValidationError) -> Failure:

@@ -7,7 +7,7 @@ from kubetune.api.finetunejob import FineTuneJobSpec
 from kubetune.api.runspec import RunModel
 from kubetune.api.source import JobRef
 from kubetune.api.status import JobStatus
-from kubetune.controller.client import Client
+from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
 from kubetune.desired.runspec import JobSpec, base_model
 from kubetune.desired.volumes import Location
@@ -16,6 +16,7 @@ from kubetune.status.job import Need
 
 NOTHING_NEEDED = Need(True, "NoDependencies")
 FOUND = Need(True, "Found")
+NOT_CHECKED = Need(None, "NotChecked")
 LONGEST_CHAIN = 32
 """Of jobs that start from each other, as far as a circle is looked for."""
 
@@ -71,9 +72,17 @@ async def _artifact_of(client: Client, namespace: str, ref: JobRef) -> tuple[Run
             "NotFullWeights",
             f"{name} produced a {status.artifact.format} adapter: name a job with full weights",
         )
-    return base_model(status.artifact.uri, status.artifact.digest), Need(
-        True, "JobComplete", f"{name} is Complete"
-    )
+    return base_model(status.artifact.uri, status.artifact.digest), _complete(name)
+
+
+def run_has_base(resource: Object) -> Need:
+    """What `find_base` said when a run began. It is not asked again: the base's job may be gone by now."""
+    ref = resource["spec"].get("baseModel", {}).get("jobRef")
+    return _complete(f"{ref['kind']} {ref['name']}") if ref else NOTHING_NEEDED
+
+
+def _complete(name: str) -> Need:
+    return Need(True, "JobComplete", f"{name} is Complete")
 
 
 async def _circle(client: Client, namespace: str, name: str, ref: JobRef) -> str | None:
