@@ -13,7 +13,7 @@ PY := .venv/bin/python
 VENV := .venv/.ready
 SOURCES := operator trainer_image dev tests benchmarks examples
 
-.PHONY: help venv check format test test-unit cluster kubeconfig cluster-down demo images constraints crds clean
+.PHONY: help venv check format test test-unit chaos cluster kubeconfig cluster-down demo images constraints crds clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test: check ## Check, then every test; brings up what the tests need
 
 test-unit: $(VENV) ## Only the tests that need no cluster
 	@$(PY) -m pytest tests/unit
+
+chaos: $(VENV) ## Crash points, API faults and random walks in full: half an hour
+	@$(PY) -m dev.cluster build
+	@KUBETUNE_REQUIRE_CLUSTER=1 $(PY) -m pytest tests/chaos -m chaos --chaos=long -s
 
 cluster: $(VENV) ## A local Kubernetes with our images and chart, left running
 	@$(PY) -m dev.stack up

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = [f"tests.fixtures.{name}" for name in ("cluster", "crds", "golden", "helm", "world")]
+pytest_plugins = [
+    f"tests.fixtures.{name}" for name in ("cluster", "crds", "golden", "helm", "world", "chaos", "crash")
+]
 
 # Quick ones first. A folder's name is also the mark of its tests, where there is such a mark.
 _FOLDERS = ("unit", "integration")
-_MARKS = {"unit": "unit", "integration": "integration", "engine": "engine", "e2e": "e2e", "chaos": "e2e"}
+_MARKS = {"unit": "unit", "integration": "integration", "engine": "engine", "e2e": "e2e"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
