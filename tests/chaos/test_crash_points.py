@@ -27,6 +27,8 @@ KNOWN: list[tuple[str, str, Side]] = [
     ("retried-chain", "POST jobs of retried-chain #2", "after"),
 ]
 """What has once gone wrong: never left out."""
+UNSTEADY = ("adaptersets/status", "status suspended", "status ran-too-long")
+"""Writes that are more or fewer from time to time: pods start, or seconds pass while they end."""
 TRIES = 3
 SIDES: tuple[Side, ...] = ("before", "after")
 
@@ -79,7 +81,7 @@ def test_a_crash_changes_nothing(sweep: Sweep, name: str) -> None:
     assert [str(result) for result in mine if result.problem] == []
     assert [twice for r in mine if (twice := sweep.made_twice.get(r.namespace))] == []
     missed = [result.kill for result in mine if not result.kill.done]
-    assert [kill for kill in missed if "adaptersets/status" not in kill.point] == []
+    assert [kill for kill in missed if not any(kind in kill.point for kind in UNSTEADY)] == []
 
 
 def test_the_sweep_was_one(sweep: Sweep) -> None:

@@ -9,6 +9,8 @@ from kubetune.status.job import NEEDS, STARTING
 PATIENT = {"JobNotFound", "JobNotComplete"}
 """Reasons for which a job waits without anybody having to do anything."""
 
+NO_NEWS = {"NotChecked"}
+
 
 @dataclass(frozen=True)
 class News:
@@ -30,7 +32,10 @@ def _needs(before: JobStatus, after: JobStatus) -> list[News]:
     return [
         News("Normal" if c.reason in PATIENT else "Warning", c.reason, c.message)
         for c in after.conditions
-        if c.type in NEEDS and c.status != "True" and (c.type, c.status, c.reason) not in known
+        if c.type in NEEDS
+        and c.status != "True"
+        and c.reason not in NO_NEWS
+        and (c.type, c.status, c.reason) not in known
     ]
 
 
