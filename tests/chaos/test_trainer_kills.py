@@ -1,0 +1,83 @@
+"""A trainer is killed and stopped at random moments, its newest checkpoint damaged: the weights are the same.
+
+The moments are spread over the whole run: reading, baseline, steps, the saving of checkpoints, evaluation.
+"""
+
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kubetune.api.runspec import RunSpec
+from tests.trainer.conftest import Process, base, corpus  # noqa: F401 - fixtures
+from tests.trainer.test_resume import KINDS, newest, undisturbed, weights  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SHORT, LONG = (1, 3), (20, 12)
+"""Seeds of each kind of run, and how often each is ended at most."""
+LONGEST_LIFE = 3.0
+"""Seconds; an undisturbed run lasts about as long."""
+DAMAGE = 0.3
+
+
+@dataclass
+class Ordeal:
+    """What befell a run."""
+
+    kills: int = 0
+    stops: int = 0
+    damages: int = 0
+    torn: int = 0
+    """Kills that left a checkpoint half written."""
+
+
+def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int) -> Ordeal:
+    """Start a run again and again, and let it end at last."""
+    ordeal = Ordeal()
+    for _ in range(deaths):
+        process = Process(spec, folder)
+        time.sleep(chosen.uniform(0.1, LONGEST_LIFE))
+        number = chosen.choice((signal.SIGKILL, signal.SIGTERM))
+        if process.process.is_alive():
+            process.signal(number)
+        code = process.end()
+        if code == 0:
+            return ordeal
+        assert code in (143, -signal.SIGKILL), process.out
+        ordeal.kills += code < 0
+        ordeal.stops += code > 0
+        checkpoints = folder / "out/checkpoints"
+        ordeal.torn += code < 0 and any(checkpoints.glob(".*"))
+        if any(checkpoints.glob("step-*")) and chosen.random() < DAMAGE:
+            victim = chosen.choice(sorted(path for path in newest(spec).iterdir() if path.is_file()))
+            victim.write_bytes(victim.read_bytes()[: chosen.randrange(200)])
+            ordeal.damages += 1
+    process = Process(spec, folder)
+    assert process.end() == 0, process.out
+    return ordeal
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_deaths_do_not_show_in_the_weights(
+    undisturbed: dict[str, str],  # noqa: F811
+    corpus: Path,  # noqa: F811
+    base: Path,  # noqa: F811
+    tmp_path: Path,
+    thorough: bool,
+    kind: str,
+) -> None:
+    total = Ordeal()
+    seeds, deaths = LONG if thorough else SHORT
+    for seed in range(seeds):
+        folder = tmp_path / str(seed)
+        spec = KINDS[kind][0](folder / "out", corpus, base)
+        ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths)
+        assert weights(spec, kind) == undisturbed[kind], f"seed {seed}: {ordeal}"
+        for name, count in vars(ordeal).items():
+            setattr(total, name, getattr(total, name) + count)
+    print(f"\nfigure: {kind}: {vars(total)}")
+    assert total.kills + total.stops > 0
