@@ -1,34 +1,28 @@
-"""`kubetune operator`: watches, queue, reconcilers, progress receiver and health in one process."""
+"""`kubetune operator`: one replica. Each receives progress; the one that leads watches and reconciles."""
 
 import asyncio
 import logging
 import signal
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TypeVar
-from urllib.parse import urlsplit
+from importlib.metadata import version
 
-from aiohttp import web
-
+from kubetune.cli.receiver import Receiver, listen
 from kubetune.controller import health, logs
 from kubetune.controller.adapterset import AdapterSetReconciler
 from kubetune.controller.client import Client
-from kubetune.controller.errors import Conflict, Unavailable
+from kubetune.controller.elector import Elector, new_identity
+from kubetune.controller.events import record
+from kubetune.controller.fence import Fence
 from kubetune.controller.jobs import JobReconciler
+from kubetune.controller.lease import Timing
 from kubetune.controller.loop import Loop
 from kubetune.controller.options import Options, parse
 from kubetune.controller.reconciler import Reconciler
 from kubetune.controller.watches import Watches
 from kubetune.desired import adapterset, job
-from kubetune.progress import identity, server
-from kubetune.progress.review import Reviewer
-from kubetune.progress.writer import Writer
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-RETRY_SECONDS = 2.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,38 +41,62 @@ async def run(options: Options) -> int:
             loop.add_signal_handler(number, stopping.set)
 
     take_signals()
+    replica = _Replica(options)
     stop = asyncio.create_task(stopping.wait())
-    parts = asyncio.create_task(run_parts(options, take_signals))
+    parts = asyncio.create_task(replica.run(take_signals))
     await asyncio.wait({stop, parts}, return_when=asyncio.FIRST_COMPLETED)
     if parts.done():
         log.error("a part of the operator has ended", exc_info=parts.exception())
         return 1
-    # Nothing needs an orderly end: whatever is under way is looked at again by the next process.
+    if replica.elector:
+        await replica.elector.resign()
+    # Nothing else needs an orderly end: whatever is under way is looked at again by the next leader.
     parts.cancel()
     await asyncio.wait({parts})
     log.info("stopped")
     return 0
 
 
-async def run_parts(options: Options, take_signals: Callable[[], None]) -> None:
-    """Connect everything, and run until cancelled or until a part gives up."""
-    async with AsyncExitStack() as stack:
-        client = await Client.connect()
+class _Replica:
+    """The parts of the process."""
+
+    def __init__(self, options: Options) -> None:
+        self.elector: Elector | None = None
+        self._options = options
+        self._identity = new_identity()
+
+    async def run(self, take_signals: Callable[[], None]) -> None:
+        """Connect everything, and run until cancelled or until a part gives up."""
+        options, fence = self._options, Fence()
+        async with AsyncExitStack() as stack:
+            receiver = Receiver(await self._client(stack, "receiver"), options)
+            client = await self._client(stack, "reconciler", fence)
+            self.elector = elector = Elector(
+                await self._client(stack, "elector"),
+                options.namespace,
+                self._identity,
+                fence,
+                Timing(options.lease_seconds),
+            )
+            reconcilers = _reconcilers(options, await receiver.prepare())
+            loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds)
+            watches = Watches(loop)
+            await listen(stack, health.application(elector, loop, watches), options.http_port)
+            await receiver.listen(stack)
+            log.info("started as %s", self._identity)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(receiver.renew())
+                lease = await elector.acquire()
+                tasks.create_task(elector.hold())
+                tasks.create_task(loop.run(options.workers))
+                tasks.create_task(watches.run(take_signals))
+                await record(client, lease, "Normal", "LeaderElection", f"{self._identity} leads")
+
+    async def _client(self, stack: AsyncExitStack, part: str, fence: Fence | None = None) -> Client:
+        # With connections of its own: no part waits for another's, least of all the elector.
+        client = await Client.connect(f"kubetune/{version('kubetune')} ({self._identity}) {part}", fence)
         stack.push_async_callback(client.close)
-        names = _names(options.progress_url)
-        presented = await _patiently(lambda: identity.ensure(client, options.namespace, names))
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        identity.load(tls, presented)
-        loop = Loop(client, _reconcilers(options, presented.authority), resync_seconds=options.resync_seconds)
-        watches = Watches(loop)
-        receiver = server.application(Reviewer(client), Writer(client))
-        await _listen(stack, health.application(loop, watches), options.http_port)
-        await _listen(stack, receiver, options.progress_port, tls)
-        log.info("started with %d workers", options.workers)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(loop.run(options.workers))
-            tasks.create_task(_renew(client, options.namespace, names, tls))
-            tasks.create_task(watches.run(take_signals))
+        return client
 
 
 def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
@@ -99,34 +117,3 @@ def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
         "FineTuneJob": JobReconciler("FineTuneJob", jobs),
         "AdapterSet": AdapterSetReconciler(sets),
     }
-
-
-async def _listen(
-    stack: AsyncExitStack, app: web.Application, port: int, tls: ssl.SSLContext | None = None
-) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, port=port, ssl_context=tls).start()
-
-
-async def _renew(client: Client, namespace: str, names: Sequence[str], tls: ssl.SSLContext) -> None:
-    while True:
-        await asyncio.sleep(identity.RENEWAL_CHECK_SECONDS)
-        identity.load(tls, await _patiently(lambda: identity.ensure(client, namespace, names)))
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call until the API server answers."""
-    while True:
-        try:
-            return await call()
-        except (Unavailable, Conflict) as error:
-            log.warning("%s; again in %.0f s", error.message, RETRY_SECONDS)
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-def _names(url: str) -> list[str]:
-    """Names that the receiver is called by inside a cluster, for `https://<service>.<namespace>.svc:<port>`."""
-    host = urlsplit(url).hostname or "localhost"
-    return [host, f"{host}.cluster.local"] if host.endswith(".svc") else [host]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,6 +16,7 @@ from kubetune.api.kinds import KINDS
 from kubetune.api.meta import API_VERSION
 from kubetune.controller import metrics
 from kubetune.controller.errors import NotFound, Unavailable, error_of
+from kubetune.controller.fence import Fence
 
 FIELD_MANAGER = "kubetune"
 REQUEST_SECONDS = 30.0
@@ -46,6 +48,7 @@ PATHS = {
     "Service": Path("v1", "services"),
     "Deployment": Path("apps/v1", "deployments"),
     "Job": Path("batch/v1", "jobs"),
+    "Lease": Path("coordination.k8s.io/v1", "leases"),
     "TokenReview": Path("authentication.k8s.io/v1", "tokenreviews"),
     **{kind.name: Path(API_VERSION, kind.plural) for kind in KINDS},
 }
@@ -54,18 +57,28 @@ PATHS = {
 class Client:
     """Reads live objects and writes them. Raises the errors of `kubetune.controller.errors`."""
 
-    def __init__(self, api: kubernetes_client.ApiClient) -> None:
+    def __init__(self, api: kubernetes_client.ApiClient, fence: Fence | None = None) -> None:
         self._api = api
+        self._fence = fence
+        if fence:
+            api.configuration.trace_configs = [_checked(fence)]
 
     @classmethod
-    async def connect(cls) -> "Client":
-        """With the pod's service account, or the kubeconfig of the environment outside a cluster."""
+    async def connect(cls, user_agent: str, fence: Fence | None = None) -> "Client":
+        """With the pod's service account, or the kubeconfig of the environment outside a cluster.
+
+        Args:
+            user_agent: who asks, for the API server's audit log.
+            fence: lets writes through, or not.
+        """
         configuration = kubernetes_client.Configuration()
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
         else:
             await kubernetes_config.load_kube_config(client_configuration=configuration)
-        return cls(kubernetes_client.ApiClient(configuration))
+        api = kubernetes_client.ApiClient(configuration)
+        api.user_agent = user_agent
+        return cls(api, fence)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -105,6 +118,14 @@ class Client:
         path = PATHS[body["kind"]].url(body["metadata"].get("namespace"))
         return await self._call(
             "POST", path, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, body
+        )
+
+    async def replace(self, body: Object) -> Object:
+        """Write it as a whole; `Conflict` if anybody has written it since it was read."""
+        metadata = body["metadata"]
+        path = PATHS[body["kind"]].url(metadata["namespace"], metadata["name"])
+        return await self._call(
+            "PUT", path, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, body
         )
 
     async def apply(self, body: Object) -> Object:
@@ -177,19 +198,37 @@ class Client:
         content_type: str = "application/json",
     ) -> Object:
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        agent = self._api.user_agent
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": agent}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        if method != "GET":
-            metrics.WRITES.labels(method.lower(), _resource(path)).inc()
+        writes = method != "GET"
         try:
-            response = await self._api.call_api(method, url, headers, body, _request_timeout=REQUEST_SECONDS)
-            text = (await response.read()).decode()
+            with self._fence.passing() if self._fence and writes else nullcontext():
+                if writes:
+                    metrics.WRITES.labels(method.lower(), _resource(path)).inc()
+                response = await self._api.call_api(
+                    method, url, headers, body, _request_timeout=REQUEST_SECONDS
+                )
+                text = (await response.read()).decode()
             if not 200 <= response.status < 300:
                 raise error_of(response.status, *_explained(text))
             answer: Object = json.loads(text)
         except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError) as error:
             raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
         return answer
+
+
+def _checked(fence: Fence) -> aiohttp.TraceConfig:
+    """Checks each write once more when its connection is there: until then much time may have passed."""
+
+    async def check(_: object, __: object, request: aiohttp.TraceRequestHeadersSentParams) -> None:
+        if request.method != "GET":
+            fence.check()
+
+    trace = aiohttp.TraceConfig()
+    # In spite of its name it is called before anything is sent.
+    trace.on_request_headers_sent.append(check)
+    return trace
 
 
 def _explained(text: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ ApiError
 |- Refused           400, 403, 413, 422, unknown field: the same request will be refused again
 |  '- NamespaceTerminating
 |- Unavailable       429, 5xx, no answer: the same request may succeed later
+|- NotLeader         not asked: only the leader writes
 """
 
 
@@ -41,6 +42,10 @@ class NamespaceTerminating(Refused):
 
 class Unavailable(ApiError):
     """The API server could not answer now."""
+
+
+class NotLeader(ApiError):
+    """This replica must not write now."""
 
 
 def error_of(code: int, reason: str, message: str) -> ApiError:

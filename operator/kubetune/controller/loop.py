@@ -11,7 +11,7 @@ from typing import Any
 from kubetune.api.labels import FINALIZER
 from kubetune.controller import logs, metrics
 from kubetune.controller.client import Client
-from kubetune.controller.errors import ApiError, Conflict, NotFound
+from kubetune.controller.errors import ApiError, Conflict, NotFound, NotLeader
 from kubetune.controller.keys import Key, key_of
 from kubetune.controller.queue import WorkQueue
 from kubetune.controller.reconciler import Clock, Reconciler, Result, utc_now
@@ -70,6 +70,8 @@ class Loop:
 
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
+        # Before, it had nothing to list.
+        self._resynced = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync())
             for _ in range(workers):
@@ -108,6 +110,10 @@ class Loop:
             outcome = "conflict"
             log.info("changed meanwhile, looking again: %s", error.message)
             self.queue.retry(key)
+        except NotLeader as error:
+            # The process is about to end; whoever leads next looks at everything.
+            outcome = "not_leader"
+            log.info(error.message)
         except ApiError as error:
             outcome = "api_error"
             delay = self.queue.retry(key)

@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+LEADER = Gauge("kubetune_leader", "1 in the replica that reconciles, 0 in those that stand by")
 WRITES = Counter("kubetune_api_writes_total", "Requests to the API server that write", ["verb", "resource"])
 RECONCILES = Counter("kubetune_reconciles_total", "Reconciles by outcome", ["kind", "outcome"])
 RECONCILE_SECONDS = Histogram("kubetune_reconcile_seconds", "Duration of a reconcile", ["kind"])

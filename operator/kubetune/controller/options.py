@@ -16,7 +16,7 @@ class Options:
     """What the operator is started with. `--trainer-image` may be given as KUBETUNE_TRAINER_IMAGE."""
 
     namespace: str = _option(
-        "kubetune-system", "Namespace of the operator itself, for its certificate's Secret"
+        "kubetune-system", "Namespace of the operator itself, for its certificate's Secret and its Lease"
     )
     trainer_image: str = _option("kubetune/trainer", "Image of training pods")
     trainer_image_pull_policy: str = _option("IfNotPresent", "When it is pulled")
@@ -35,6 +35,7 @@ class Options:
     resync_seconds: int = _option(
         300, "How often all resources are looked at, in case a watch has told nothing of a change"
     )
+    lease_seconds: int = _option(15, "After how long another replica takes over from a leader that is gone")
 
 
 def parse(argv: Sequence[str]) -> Options:

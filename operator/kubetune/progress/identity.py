@@ -10,29 +10,39 @@ from pathlib import Path
 
 from kubetune.api.labels import MANAGED_BY_LABEL, MANAGER
 from kubetune.controller.client import Client, Object
-from kubetune.controller.errors import AlreadyExists
+from kubetune.controller.errors import AlreadyExists, Conflict
 from kubetune.controller.reconciler import utc_now
 from kubetune.progress.certificates import Identity, is_due, issue
 
 log = logging.getLogger(__name__)
 
 SECRET = "kubetune-progress"
-RENEWAL_CHECK_SECONDS = 12 * 3600.0
+CHECK_SECONDS = 60.0
+"""Another replica may have renewed the certificate, or somebody deleted the Secret."""
 
 
-async def ensure(client: Client, namespace: str, names: Sequence[str]) -> Identity:
-    """The identity in the Secret; made or renewed if need be."""
+async def ensure(
+    client: Client, namespace: str, names: Sequence[str], known: Identity | None = None
+) -> Identity:
+    """The identity in the Secret; made or renewed if need be, by one of several replicas for all.
+
+    Args:
+        client: of the API server.
+        namespace: of the operator.
+        names: that the certificate is for.
+        known: what was presented so far: its authority lives on should the Secret be lost.
+    """
     found = await client.find("Secret", namespace, SECRET)
     try:
         previous = _read(found) if found else None
         if previous and not is_due(previous, names, utc_now()):
             return previous
-        identity = issue(names, utc_now(), previous)
+        identity = issue(names, utc_now(), previous or known)
     except ValueError as error:
-        # Trainers that run now trust the authority that is lost: they report again in their next attempt.
+        # Trainers that trust an authority that is lost report again in their next attempt.
         log.warning("Secret %s cannot be read, replaced: %s", SECRET, error)
-        identity = issue(names, utc_now())
-    secret = {
+        identity = issue(names, utc_now(), known)
+    secret: Object = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": SECRET, "namespace": namespace, "labels": {MANAGED_BY_LABEL: MANAGER}},
@@ -41,13 +51,15 @@ async def ensure(client: Client, namespace: str, names: Sequence[str]) -> Identi
             for key, value in asdict(identity).items()
         },
     }
-    if found:
-        await client.apply(secret)
-    else:
-        try:
+    try:
+        if found:
+            # Refused when another replica was first.
+            secret["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+            await client.apply(secret)
+        else:
             await client.create(secret)
-        except AlreadyExists:
-            return await ensure(client, namespace, names)
+    except (AlreadyExists, Conflict):
+        return await ensure(client, namespace, names, known)
     log.info("certificate of the progress receiver issued for %s", ", ".join(names))
     return identity
 

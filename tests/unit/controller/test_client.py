@@ -15,10 +15,12 @@ from kubetune.controller.errors import (
     ApiError,
     Conflict,
     NotFound,
+    NotLeader,
     Refused,
     Unavailable,
     error_of,
 )
+from kubetune.controller.fence import Fence
 
 OBJECT = {"kind": "ConfigMap", "metadata": {"namespace": "n", "name": "x", "uid": "u"}}
 
@@ -46,14 +48,19 @@ def bench() -> Bench:
 
 
 @pytest.fixture
-async def client(bench: Bench) -> AsyncIterator[Client]:
+async def api(bench: Bench) -> AsyncIterator[kubernetes_client.ApiClient]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", bench.answer)
     async with TestServer(app) as server:
         configuration = kubernetes_client.Configuration(host=str(server.make_url("")).rstrip("/"))
-        client = Client(kubernetes_client.ApiClient(configuration))
-        yield client
-        await client.close()
+        api = kubernetes_client.ApiClient(configuration)
+        yield api
+        await api.close()
+
+
+@pytest.fixture
+def client(api: kubernetes_client.ApiClient) -> Client:
+    return Client(api)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,46 @@ async def test_a_deletion_is_of_exactly_this_object(bench: Bench, client: Client
     [(method, _, _, body)] = bench.asked
     assert method == "DELETE"
     assert body["preconditions"] == {"uid": "u"}
+
+
+WRITES = {
+    "create": lambda client: client.create(OBJECT),
+    "replace": lambda client: client.replace(OBJECT),
+    "apply": lambda client: client.apply(OBJECT),
+    "annotate": lambda client: client.annotate("ConfigMap", OBJECT, {"a": "b"}),
+    "delete": lambda client: client.delete(OBJECT),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_only_a_leader_writes(bench: Bench, api: kubernetes_client.ApiClient, write: Any):
+    times = iter([100.0])
+    fence = Fence(lambda: next(times))
+    client = Client(api, fence)
+    with pytest.raises(NotLeader):
+        await write(client)
+    # Also when it ceases to lead after the call was made, while a connection is being made.
+    fence.open_until(110.0)
+    times = iter([100.0, 110.0])
+    with pytest.raises(NotLeader):
+        await write(client)
+    assert bench.asked == []
+
+    times = iter([100.0, 109.0])
+    await write(client)
+    assert len(bench.asked) == 1
+
+
+async def test_everybody_reads(bench: Bench, api: kubernetes_client.ApiClient):
+    await Client(api, Fence()).get("Pod", "n", "x")
+    assert len(bench.asked) == 1
+
+
+async def test_a_replacement_is_of_what_was_read(bench: Bench, client: Client):
+    await client.replace(OBJECT)
+    [(method, path, query, body)] = bench.asked
+    assert (method, path, body) == ("PUT", "/api/v1/namespaces/n/configmaps/x", OBJECT)
+    assert query == {"fieldManager": "kubetune", "fieldValidation": "Strict"}
 
 
 def test_every_kind_has_a_path():

@@ -8,13 +8,28 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from kubetune.controller.health import SILENT_RESYNCS, SILENT_SECONDS, STUCK_SECONDS, application
+from kubetune.controller.health import (
+    ELECTOR_SECONDS,
+    SILENT_RESYNCS,
+    SILENT_SECONDS,
+    STUCK_SECONDS,
+    application,
+)
 
 
 def operator(
-    *, waited: float = 0.0, resync: float = 0.0, lag: float = 0.0, every: float = 300.0, ready: bool = True
+    *,
+    waited: float = 0.0,
+    resync: float = 0.0,
+    lag: float = 0.0,
+    silent: float = 0.0,
+    every: float = 300.0,
+    ready: bool = True,
+    leads: bool = True,
+    has_looked: bool = True,
 ) -> Any:
-    """A loop and its watches, as old as they say."""
+    """Elector, loop and watches, as old as they say."""
+    elector = SimpleNamespace(leads=leads, has_looked=has_looked, silent_seconds=lambda: silent)
     loop = SimpleNamespace(
         resync_seconds=every,
         queue=SimpleNamespace(depth=3, oldest_seconds=lambda: waited),
@@ -25,7 +40,7 @@ def operator(
     watches = SimpleNamespace(ready=asyncio.Event())
     if ready:
         watches.ready.set()
-    return application(loop, watches)  # type: ignore[arg-type]
+    return application(elector, loop, watches)  # type: ignore[arg-type]
 
 
 async def ask(app: Any, path: str) -> tuple[int, str]:
@@ -39,8 +54,10 @@ async def ask(app: Any, path: str) -> tuple[int, str]:
         ({"waited": STUCK_SECONDS + 1}, "a resource has been waiting"),
         ({"resync": SILENT_SECONDS + 1}, "no resync has succeeded"),
         ({"lag": SILENT_SECONDS + 1}, "the watches have missed a change"),
+        ({"silent": ELECTOR_SECONDS + 1}, "the Lease has not been looked at"),
+        ({"silent": ELECTOR_SECONDS + 1, "leads": False}, "the Lease has not been looked at"),
     ],
-    ids=["workers", "api server", "watches"],
+    ids=["workers", "api server", "watches", "elector", "elector that stands by"],
 )
 async def test_something_is_stuck(ages: dict[str, float], said: str):
     status, text = await ask(operator(**ages), "/healthz")
@@ -59,15 +76,30 @@ async def test_seldom_resyncs_are_waited_for():
     assert (await ask(operator(resync=SILENT_RESYNCS * every + 1, every=every), "/healthz"))[0] == 503
 
 
-@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
-async def test_it_is_ready_once_it_watches(ready: bool, status: int):
-    assert (await ask(operator(ready=ready), "/readyz"))[0] == status
+async def test_one_that_stands_by_reconciles_nothing_and_is_well():
+    app = operator(waited=STUCK_SECONDS + 1, resync=SILENT_SECONDS + 1, lag=SILENT_SECONDS + 1, leads=False)
+    assert await ask(app, "/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "said"),
+    [
+        ({"ready": True}, 200, "ok\n"),
+        ({"ready": False}, 503, "starting\n"),
+        ({"leads": False, "ready": False}, 200, "standing by\n"),
+        ({"leads": False, "ready": False, "has_looked": False}, 503, "starting\n"),
+    ],
+    ids=["leads", "leads, without watches", "stands by", "knows of no Lease yet"],
+)
+async def test_it_is_ready_once_it_watches_or_stands_by(state: dict[str, bool], status: int, said: str):
+    assert await ask(operator(**state), "/readyz") == (status, said)
 
 
 async def test_what_prometheus_is_told():
     status, text = await ask(operator(waited=5.0, lag=7.0, resync=9.0), "/metrics")
     assert status == 200
     for line in (
+        "kubetune_leader 1.0",
         "kubetune_queue_depth 3.0",
         "kubetune_queue_oldest_seconds 5.0",
         "kubetune_watch_lag_seconds 7.0",
@@ -75,3 +107,8 @@ async def test_what_prometheus_is_told():
         'kubetune_jobs{kind="PretrainJob",phase="Running"} 2.0',
     ):
         assert line in text.splitlines()
+
+
+async def test_the_age_of_the_resync_is_that_of_the_leader():
+    _, text = await ask(operator(resync=9.0, leads=False), "/metrics")
+    assert {"kubetune_leader 0.0", "kubetune_resync_age_seconds 0.0"} <= set(text.splitlines())
