@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubetune.controller.elector import LEASE
 from kubetune.controller.options import Options
 from kubetune.progress.identity import SECRET
 from tests.fixtures.golden import Golden
@@ -21,6 +22,9 @@ HERE = Path(__file__).parent
 WITHOUT_CRDS = {"crds": {"install": False}}
 EVERYTHING = {
     **WITHOUT_CRDS,
+    "replicas": 3,
+    "leaseSeconds": 30,
+    "podDisruptionBudget": True,
     "workers": 16,
     "image": {"repository": "example/operator", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
@@ -47,7 +51,11 @@ EVERYTHING = {
     },
 }
 WRONG: dict[str, dict[str, Any]] = {
-    "unknown value": {"replicas": 2},
+    "unknown value": {"replicaCount": 2},
+    "replicas as text": {"replicas": "2"},
+    "replicas without end": {"replicas": 100},
+    "a lease that short outages end": {"leaseSeconds": 1},
+    "budget as number": {"podDisruptionBudget": 1},
     "workers as text": {"workers": "two"},
     "no workers": {"workers": 0},
     "pull policy": {"image": {"pullPolicy": "Sometimes"}},
@@ -133,7 +141,9 @@ def test_the_operator_knows_every_variable_and_its_secret(helm: Helm) -> None:
     environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     options = {f"KUBETUNE_{field.name.upper()}" for field in fields(Options)}
     assert {variable["name"] for variable in environment} == options
-    assert [SECRET] in [rule.get("resourceNames") for rule in rules(helm, "Role")]
+    named = [rule.get("resourceNames") for rule in rules(helm, "Role")]
+    assert [SECRET] in named
+    assert [LEASE] in named
 
 
 def test_crds_are_rendered_and_kept_on_uninstall(helm: Helm) -> None:
@@ -150,3 +160,12 @@ def test_names_follow_the_release(helm: Helm) -> None:
     done = helm("template", "second", str(CHART), "--namespace=other", values=WITHOUT_CRDS)
     names = {document["metadata"]["name"] for document in documents(done.stdout)}
     assert names == {"second-kubetune", "second-kubetune-view", "second-kubetune-edit"}
+
+
+def test_one_replica_has_neither_budget_nor_anti_affinity(helm: Helm) -> None:
+    objects = documents(template(helm, {**WITHOUT_CRDS, "replicas": 1}))
+    assert "PodDisruptionBudget" not in [document["kind"] for document in objects]
+    [deployment] = [document for document in objects if document["kind"] == "Deployment"]
+    assert "affinity" not in deployment["spec"]["template"]["spec"]
+    without = documents(template(helm, {**WITHOUT_CRDS, "podDisruptionBudget": False}))
+    assert "PodDisruptionBudget" not in [document["kind"] for document in without]
