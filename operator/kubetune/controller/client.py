@@ -219,15 +219,21 @@ class Client:
 
 
 def _checked(fence: Fence) -> aiohttp.TraceConfig:
-    """Checks each write once more when its connection is there: until then much time may have passed."""
+    """Checks each write again at the last moment: making the connection, or being stopped, may take long."""
 
-    async def check(_: object, __: object, request: aiohttp.TraceRequestHeadersSentParams) -> None:
+    async def check(
+        _: object,
+        __: object,
+        request: aiohttp.TraceRequestHeadersSentParams | aiohttp.TraceRequestChunkSentParams,
+    ) -> None:
         if request.method != "GET":
             fence.check()
 
     trace = aiohttp.TraceConfig()
-    # In spite of its name it is called before anything is sent.
+    # In spite of their names both are called before: the one before the request is put together, the other, in
+    # another turn of the event loop, before headers and body go out together.
     trace.on_request_headers_sent.append(check)
+    trace.on_request_chunk_sent.append(check)
     return trace
 
 
