@@ -69,7 +69,12 @@ class Table(Block):
 
     def digest(self) -> str:
         """`sha256:...` of the canonical text."""
-        return "sha256:" + hashlib.sha256(self.canonical().encode()).hexdigest()
+        return table_digest(self.canonical().encode())
+
+
+def table_digest(text: bytes) -> str:
+    """Digest of a table's text, which a gateway of another version may not understand in full."""
+    return "sha256:" + hashlib.sha256(text).hexdigest()
 
 
 AdapterPhase = Literal["Pending", "Loading", "Loaded", "Failed"]

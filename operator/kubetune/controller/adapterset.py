@@ -102,6 +102,7 @@ async def apply_plan(
         apply_problem=refused or (pods_refused(deployment) if deployment else None),
         rolling=rolling(deployment, planned.limits, children.pods) if deployment else None,
         table_digest=planned.table.digest(),
+        outdated=planned.outdated,
     )
 
 
@@ -115,7 +116,8 @@ async def apply(client: Client, resource: Object, child: Object, live: Object | 
         name = f"{child['kind']} {child['metadata']['name']}"
         raise Refused(f"{name} exists and belongs to something else: delete it, or choose another name")
     digest = hashlib.sha256(json.dumps(child, sort_keys=True).encode()).hexdigest()
-    child = {**child, "metadata": {**child["metadata"], "annotations": {APPLIED_ANNOTATION: digest[:16]}}}
+    annotations = {**child["metadata"].get("annotations", {}), APPLIED_ANNOTATION: digest[:16]}
+    child = {**child, "metadata": {**child["metadata"], "annotations": annotations}}
     if live is not None and not differs(child, live):
         return live
     log.info("applying %s %s", child["kind"], child["metadata"]["name"])

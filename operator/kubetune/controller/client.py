@@ -230,7 +230,7 @@ def _checked(fence: Fence) -> aiohttp.TraceConfig:
             fence.check()
 
     trace = aiohttp.TraceConfig()
-    # In spite of their names both are called before: the one before the request is put together, the other, in
+    # In spite of their names both are called before: one before the request is put together, the other, in
     # another turn of the event loop, before headers and body go out together.
     trace.on_request_headers_sent.append(check)
     trace.on_request_chunk_sent.append(check)

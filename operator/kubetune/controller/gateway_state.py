@@ -32,7 +32,8 @@ async def _read(session: aiohttp.ClientSession, pod: Mapping[str, Any]) -> Gatew
     try:
         async with session.get(f"http://{host}:{ADMIN_PORT}/state", allow_redirects=False) as response:
             response.raise_for_status()
-            return GatewayState.model_validate_json(await response.read())
+            # A gateway may be of another version.
+            return GatewayState.model_validate_json(await response.read(), extra="ignore")
     except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
         log.info("no state from pod %s: %s", pod["metadata"]["name"], str(error) or type(error).__name__)
         return None

@@ -9,6 +9,7 @@ from kubetune.api.status import ResolvedBase
 from kubetune.api.table import Table
 from kubetune.desired import adapterset
 from kubetune.desired.adapterset_engine import EngineLimits, engine_limits, running_limits
+from kubetune.desired.adapterset_keep import kept, reason_of
 from kubetune.desired.adapterset_resolve import Claim, ObservedJob, Problem, Resolution
 from kubetune.desired.volumes import locate
 
@@ -38,6 +39,8 @@ class Plan:
     deployment: dict[str, Any]
     problem: Problem | None = None
     """What keeps the set from being as it is written."""
+    outdated: bool = False
+    """Whether pods are as an earlier operator made them."""
 
 
 def plan(
@@ -54,13 +57,16 @@ def plan(
     exclusive = [name for name in limits.claims if name in needs.claims and not needs.claims[name].shareable]
     problem = _not_shareable(exclusive) if exclusive and spec.replicas > 1 else None
     replicas = 1 if problem else spec.replicas
+    rendered = adapterset.deployment(resource, spec, base, limits, replicas, settings)
+    child, outdated = kept(rendered, deployment, reason_of(spec, base, limits, deployment))
     return Plan(
         table,
         limits,
         adapterset.config_map(resource, table),
         adapterset.service(resource, spec),
-        adapterset.deployment(resource, spec, base, limits, replicas, settings),
+        child,
         problem,
+        outdated,
     )
 
 

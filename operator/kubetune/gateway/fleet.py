@@ -25,6 +25,7 @@ class Fleet:
         self._loader = loader
         self._options = options
         self._table: Table | None = None
+        self._table_digest: str | None = None
         self._base: Version | None = None
         self._slots: dict[str, Slot] = {}
         self._synced_epoch: int | None = None
@@ -91,7 +92,7 @@ class Fleet:
     def state(self) -> GatewayState:
         """The answer to GET /state."""
         return GatewayState(
-            table_digest=self._table.digest() if self._table else None,
+            table_digest=self._table_digest,
             engine_ready=self._loader.watch.epoch is not None,
             message=None if self._loader.watch.epoch is not None else self._loader.watch.why_down,
             adapters=[state for _, slot in sorted(self._slots.items()) if (state := slot.state)],
@@ -129,16 +130,16 @@ class Fleet:
             )
 
     async def _follow_table(self) -> None:
-        async for table in tables(self._options.table):
-            self._apply(table)
+        async for table, digest in tables(self._options.table):
+            self._apply(table, digest)
 
-    def _apply(self, table: Table) -> None:
+    def _apply(self, table: Table, digest: str) -> None:
         _log.info(
             "table %s: %s",
-            table.digest()[:15],
+            digest[:15],
             ", ".join(a.loaded_name for a in table.adapters) or "no adapters",
         )
-        self._table = table
+        self._table, self._table_digest = table, digest
         if self._base is None or self._base.alias != table.base_model.name:
             self._base = Version(table.base_model.name, table.base_model.name)
         limits = Limits(

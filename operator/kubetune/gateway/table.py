@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kubetune.api.table import Table
+from kubetune.api.table import Table, table_digest
 
 _log = logging.getLogger(__name__)
 
 
-async def tables(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[Table]:
-    """Every valid table that the file holds, one after the other, for ever.
+async def tables(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[tuple[Table, str]]:
+    """Every valid table that the file holds, and its digest, one after the other, for ever.
 
     A table that cannot be read is reported once and passed over; the one before it stays in force.
     """
@@ -23,7 +23,9 @@ async def tables(path: Path, *, poll_seconds: float = 0.2) -> AsyncIterator[Tabl
         if mark is not None and mark != seen:
             seen = mark
             try:
-                yield Table.model_validate_json(await asyncio.to_thread(path.read_bytes))
+                text = await asyncio.to_thread(path.read_bytes)
+                # The operator may be newer: an upgrade leaves serving pods as they are.
+                yield Table.model_validate_json(text, extra="ignore"), table_digest(text)
             except ValidationError as error:
                 _log.error("the table is malformed and is passed over: %s", error)
             except FileNotFoundError:

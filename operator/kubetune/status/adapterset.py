@@ -17,6 +17,10 @@ from kubetune.status.conditions import Judgement, conditions
 
 WAITING = frozenset({"JobNotFound", "JobNotFinished", "NoCompleteJob"})
 """Reasons that say: somebody else must finish first. Anything else unresolved needs a person."""
+_OUTDATED = (
+    "pods are as an earlier version or configuration of kubetune made them, and go on serving; "
+    "`kubectl rollout restart` of the Deployment of this name makes them anew, when it suits you"
+)
 _MOST_FAILING = 3
 _MOST_NAMED = 5
 
@@ -39,6 +43,8 @@ class Observed:
     """Reason and message: why the API server refused a child."""
     rolling: tuple[str, str] | None = None
     """Reason and message: why pods are being made; None when all are there and of the present template."""
+    outdated: bool = False
+    """Whether pods are as an earlier version of the operator made them."""
     table_digest: str | None = None
     """The table that pods should have read."""
     pods: Sequence[ObservedPod] = ()
@@ -211,6 +217,8 @@ def _progressing(view: _View) -> Judgement:
         return Judgement("Progressing", "True", "PodsStarting", "pods are starting")
     if any(reason in WAITING for reason, _ in view.unresolved):
         return Judgement("Progressing", "False", "WaitingForDependency", "jobs must finish first")
+    if observed.outdated:
+        return Judgement("Progressing", "False", "UpdateAvailable", _OUTDATED)
     return Judgement("Progressing", "False", "Settled", "nothing is left to do")
 
 

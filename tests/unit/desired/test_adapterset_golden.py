@@ -1,5 +1,6 @@
 """tests/golden/adapterset/X.in.yaml -> X.out.yaml: the children, byte for byte."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from kubetune.api.adapterset import AdapterSetSpec
 from kubetune.api.status import AdapterSetStatus
 from kubetune.controller.adapterset_gather import observed_claim, observed_job
 from kubetune.desired.adapterset import Settings
+from kubetune.desired.adapterset_keep import TEMPLATE_ANNOTATION
 from kubetune.desired.adapterset_plan import Dependencies, plan
 from kubetune.desired.adapterset_resolve import resolve, upcoming
 from tests.fixtures.golden import Golden, as_yaml
@@ -39,4 +41,9 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     needs = Dependencies(resolution, upcoming(spec, jobs), claims)
     [deployment] = by_kind.get("Deployment", [None])
     planned = plan(resource, spec, resolution.base, needs, deployment, SETTINGS)
+    # Not twice in the file. That the reason stays the same is what lets an upgrade pass serving pods by.
+    annotations = planned.deployment["metadata"]["annotations"]
+    noted = json.loads(annotations[TEMPLATE_ANNOTATION])
+    assert noted["template"] == planned.deployment["spec"]["template"]
+    annotations[TEMPLATE_ANNOTATION] = json.dumps(noted | {"template": "the one below"})
     return [planned.config_map, planned.service, planned.deployment]

@@ -238,3 +238,10 @@ def test_why_a_pod_cannot_become_ready(status: dict[str, Any], failure: str | No
 def test_a_ready_pod_is_ready():
     ready = kubernetes_pod(conditions=[{"type": "Ready", "status": "True"}])
     assert observed_pod(ready, None) == ObservedPod("p", True, None)
+
+
+def test_pods_of_an_earlier_operator_serve_on_and_it_says_how_to_make_them_anew():
+    status = judge(observed(pod(), outdated=True))
+    [progressing] = [c for c in status.conditions if c.type == "Progressing"]
+    assert (status.phase, progressing.status, progressing.reason) == ("Ready", "False", "UpdateAvailable")
+    assert "kubectl rollout restart" in progressing.message
