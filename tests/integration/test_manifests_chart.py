@@ -69,6 +69,38 @@ def test_upgrade_changes_crds_and_uninstall_keeps_them_and_their_objects(
     assert len(cluster.get("deployments", f"--namespace={NAMESPACE}")["items"]) == 1
 
 
+def test_what_the_readme_says_removes_everything(helm: Helm, empty_api_server: Cluster) -> None:
+    cluster = empty_api_server
+    upgrade(helm, cluster, CHART)
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.apply(dump(minimal("PretrainJob")))
+    # What the operator makes for itself. Nobody collects what is in a namespace here, nor the namespace.
+    shared = ["secret/kubetune-progress", "lease/kubetune"]
+    names = [f"--namespace={NAMESPACE}", "kubetune-progress"]
+    assert cluster.kubectl("create", "secret", "generic", *names).returncode == 0
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "kubetune"}}
+    cluster.apply(lease, f"--namespace={NAMESPACE}")
+
+    _, commands, explained = (
+        (CHART / "README.md").read_text().rpartition("To remove everything")[2].split("```")
+    )
+    for line in commands.strip().splitlines():
+        program, *words = line.split()
+        if "namespace" in words:
+            assert all(f"`{each}`" in explained for each in shared)
+            words = ["delete", *shared, f"--namespace={NAMESPACE}"]
+        if program == "helm":
+            done = helm(*words, f"--kubeconfig={cluster.kubeconfig}")
+        else:
+            assert program == "kubectl"
+            done = cluster.kubectl(*words)
+        assert done.returncode == 0, (line, done.stderr)
+
+    left = cluster.kubectl("api-resources", "--verbs=list", "--output=name").stdout.split()
+    listed = cluster.kubectl("get", ",".join(left), "--all-namespaces", "--output=name", "--ignore-not-found")
+    assert [line for line in listed.stdout.splitlines() if "kubetune" in line] == [f"namespace/{NAMESPACE}"]
+
+
 def test_pods_are_admitted_under_restricted_pod_security(helm: Helm, empty_api_server: Cluster) -> None:
     rendered = helm(
         "template", "kubetune", str(CHART), f"--namespace={NAMESPACE}", "--set=crds.install=false"
@@ -95,6 +127,9 @@ ALLOWED = [
     ("create", "tokenreviews.authentication.k8s.io", "", ""),
     ("get", "secrets", NAMESPACE, "kubetune-progress"),
     ("create", "secrets", NAMESPACE, ""),
+    ("get", "leases.coordination.k8s.io", NAMESPACE, "kubetune"),
+    ("update", "leases.coordination.k8s.io", NAMESPACE, "kubetune"),
+    ("create", "leases.coordination.k8s.io", NAMESPACE, ""),
 ]
 FORBIDDEN = [
     ("get", "secrets", "tenant", "kubetune-progress"),
@@ -102,6 +137,9 @@ FORBIDDEN = [
     ("list", "secrets", NAMESPACE, ""),
     ("get", "secrets", NAMESPACE, "other"),
     ("create", "secrets", "tenant", ""),
+    ("update", "leases.coordination.k8s.io", NAMESPACE, "other"),
+    ("delete", "leases.coordination.k8s.io", NAMESPACE, "kubetune"),
+    ("get", "leases.coordination.k8s.io", "kube-system", "kubetune"),
     ("create", "pods", "tenant", ""),
     ("create", "pods/exec", "tenant", ""),
     ("delete", "pods", "tenant", ""),

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from kubetune.api.progress import ProgressUpdate
 from kubetune.api.status import JobStatus
@@ -21,7 +23,7 @@ CONFLICTS = 5
 
 @dataclass
 class Writer:
-    """One pending update per job; a task per job that is being written."""
+    """One pending update per job; a task per job that is being written. Each replica has one of its own."""
 
     client: Client
     interval: float = INTERVAL_SECONDS
@@ -36,18 +38,20 @@ class Writer:
             self._tasks[target] = asyncio.create_task(self._drain(target))
 
     async def _drain(self, target: tuple[Key, str]) -> None:
+        waited = False
         while target in self._pending:
             update = self._pending.pop(target)
             try:
-                await self._write(*target, update)
+                await self._write(*target, update, waited=waited)
             except ApiError as error:
                 log.warning("progress of %s not written: %s", target[0], error.message)
             except Exception:
                 log.exception("progress of %s not written", target[0])
             await asyncio.sleep(self.interval)
+            waited = True
         del self._tasks[target]
 
-    async def _write(self, key: Key, uid: str, update: ProgressUpdate) -> None:
+    async def _write(self, key: Key, uid: str, update: ProgressUpdate, *, waited: bool) -> None:
         for _ in range(CONFLICTS):
             resource = await self.client.find(key.kind, key.namespace, key.name)
             if resource is None or resource["metadata"]["uid"] != uid:
@@ -55,6 +59,9 @@ class Writer:
             if is_finished(JobStatus.model_validate(resource.get("status", {}), extra="ignore")):
                 return
             status = update.wire()
+            if waited and _is_newer(resource.get("status", {}), status):
+                # Meanwhile the trainer has told another replica more.
+                return
             if "lastCheckpoint" not in status and (known := resource.get("status", {}).get("lastCheckpoint")):
                 # An update without a checkpoint does not take back the one before.
                 status["lastCheckpoint"] = known
@@ -64,3 +71,9 @@ class Writer:
             except Conflict:
                 continue
             return
+
+
+def _is_newer(shown: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether what is shown was said after this, by the one trainer's clock."""
+    said = [each.get("trainerStatus", {}).get("lastUpdatedTime") for each in (shown, status)]
+    return bool(said[0] and said[1] and said[0] > said[1])

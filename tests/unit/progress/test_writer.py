@@ -127,3 +127,24 @@ async def test_a_failure_loses_one_update_and_nothing_more():
     writer.put(A, "uid-a", update(2))
     await asyncio.sleep(INTERVAL * 1.5)
     assert store.written == [("a", 2)]
+
+
+async def test_what_waited_does_not_replace_what_another_replica_wrote_meanwhile():
+    store, writer = bench()
+
+    def at(percent: int, second: int) -> ProgressUpdate:
+        said = TrainerStatus(progress_percentage=percent, last_updated_time=f"2026-01-01T00:00:0{second}Z")
+        return ProgressUpdate(trainer_status=said)
+
+    writer.put(A, "uid-a", at(40, 1))
+    await asyncio.sleep(INTERVAL / 4)
+    writer.put(A, "uid-a", at(41, 2))
+    other = Writer(store, interval=INTERVAL)  # type: ignore[arg-type]
+    other.put(A, "uid-a", at(42, 3))
+    await asyncio.sleep(2 * INTERVAL)
+    assert store.written == [("a", 40), ("a", 42)]
+    # A trainer whose clock is behind, such as that of the next attempt, is believed all the same.
+    await asyncio.sleep(INTERVAL)
+    writer.put(A, "uid-a", at(1, 0))
+    await asyncio.sleep(INTERVAL / 4)
+    assert store.written[-1] == ("a", 1)
