@@ -24,9 +24,16 @@ def gone(world: World, name: str, kind: str = "PretrainJob", *, seconds: float =
     eventually(f"{name} is gone", lambda: world.api.get(world.ours(kind, name)) is None, seconds=seconds)
 
 
-def suspended(world: World, name: str) -> Object:
-    edit(world, name, suspend=True)
-    return world.until_phase(name, "Suspended")
+def suspended(world: World, name: str, kind: str = "PretrainJob") -> Object:
+    edit(world, name, kind, suspend=True)
+    path = world.ours(kind, name)
+
+    def poll() -> Object | None:
+        found = world.get(path)
+        seen = found["status"]["observedGeneration"] == found["metadata"]["generation"]
+        return found["status"] if seen and found["status"]["phase"] == "Suspended" else None
+
+    return eventually(f"{name} is suspended", poll)
 
 
 # Suspending
@@ -79,8 +86,7 @@ def test_while_suspended_what_it_runs_on_may_change_and_its_base_may_go(world: W
     world.until_phase("base", "Succeeded")
     world.finetune("tuned", "run", base=BASE)
     first = world.node.run_files(world.pod("tuned", "FineTuneJob"))
-    edit(world, "tuned", "FineTuneJob", suspend=True)
-    world.until_phase("tuned", "Suspended", "FineTuneJob")
+    suspended(world, "tuned", "FineTuneJob")
     world.delete(world.ours("PretrainJob", "base"))
     gone(world, "base")
     memory = {"resourcesPerNode": {"limits": {"memory": "3Gi"}}}
