@@ -136,6 +136,26 @@ async def test_one_that_stands_by_has_nothing_to_give_back(candidates: list[Cand
     waiting.cancel()
 
 
+async def test_one_that_resigns_while_it_takes_the_lease_gives_it_back(
+    candidates: list[Candidate], namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = candidates
+    create, resigning = first.client.create, []
+
+    async def slow(body: dict[str, Any]) -> dict[str, Any]:
+        resigning.append(asyncio.create_task(first.elector.resign()))
+        await asyncio.sleep(0.1)
+        return await create(body)
+
+    monkeypatch.setattr(first.client, "create", slow)
+    waiting = asyncio.create_task(first.lead())
+    await asyncio.sleep(0.5)
+    await resigning[0]
+    await asyncio.wait_for(second.lead(), 1)
+    assert not first.elector.leads
+    waiting.cancel()
+
+
 async def test_one_whose_lease_is_anothers_steps_down(candidates: list[Candidate], namespace: str):
     first, _ = candidates
     await first.lead()

@@ -91,7 +91,7 @@ def test_sigterm_ends_it_at_once_and_the_next_one_goes_on(world: World) -> None:
     trainer = Trainer(world, "tiny")
     begun = time.monotonic()
     assert world.operator.end(signal.SIGTERM) == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 5
     world.operator.start()
     world.operator.until_ready()
     # Still under the authority that the pod has mounted.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +136,7 @@ def identity_of(replica: Operator) -> str:
 
 
 def agent_of(replica: Operator) -> str:
-    return f"kubetune/0.1.0 ({identity_of(replica)}) reconciler"
+    return f"kubetune/{version('kubetune')} ({identity_of(replica)}) reconciler"
 
 
 def leading(start: Start, audit: Audit, **how: Any) -> Operator:
@@ -178,13 +179,16 @@ def test_a_leader_that_is_stopped_is_followed_at_once(alone: World, audit: Audit
     for _ in range(3):
         standby = start()
         standby.until_standing_by()
+        memory = [f"{replica.memory_mib():.0f}" for replica in (replicas[-1], standby)]
+        print(f"\nfigure: MiB of memory, leader and standby: {', '.join(memory)}")
         stopped = time.time()
         assert replicas[-1].end(signal.SIGTERM) == 0
         ended = time.time() - stopped
         replicas.append(standby)
         took = audit.until_writing(standby) - stopped
         print(f"\nfigure: SIGTERM: ended after {ended:.2f} s, first write of the next after {took:.2f} s")
-        assert took < 4
+        # It need not wait until the Lease is over.
+        assert took < 10
     settled(alone)
     assert_one_after_another(audit, replicas)
     said = alone.get(f"/api/v1/namespaces/{NAMESPACE}/events?fieldSelector=involvedObject.name=kubetune")

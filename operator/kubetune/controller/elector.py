@@ -15,7 +15,7 @@ from kubetune.controller.reconciler import utc_now
 log = logging.getLogger(__name__)
 
 LEASE = "kubetune"
-RESIGN_SECONDS = 1.0
+RESIGN_SECONDS = 3.0
 """For writes under way and for giving the Lease back."""
 
 
@@ -68,7 +68,9 @@ class Elector:
     async def acquire(self) -> Object:
         """Wait until this replica leads; returns the Lease."""
         while True:
-            await self._try(self._take, self._timing.attempt_seconds)
+            async with self._turn:
+                if not self._resigned:
+                    await self._try(self._take, self._timing.attempt_seconds)
             if self._lease and self.leads:
                 log.info("leader election: %s leads", self.identity)
                 return self._lease
@@ -93,20 +95,24 @@ class Elector:
 
     async def resign(self) -> None:
         """Let nothing more be written; give the Lease back once no write is under way."""
-        led, self._resigned = self.leads, True
+        self._resigned = True
         self._fence.close()
-        if not led:
-            return
         try:
             async with asyncio.timeout(RESIGN_SECONDS):
                 await self._fence.idle()
+                # A try that is under way may yet have made it ours.
                 async with self._turn:
-                    lease = self._lease or await self._read()
-                    if lease and holder(lease["spec"]) == self.identity:
-                        await self._client.replace({**lease, "spec": released(lease["spec"])})
-            log.info("leader election: the Lease is given back")
+                    await self._give_back()
         except (TimeoutError, ApiError) as error:
             log.warning("leader election: the Lease is left to expire: %s", str(error) or "no answer")
+
+    async def _give_back(self) -> None:
+        if self._sighting is None or holder(self._sighting.spec) != self.identity:
+            return
+        lease = self._lease or await self._read()
+        if lease and holder(lease["spec"]) == self.identity:
+            await self._client.replace({**lease, "spec": released(lease["spec"])})
+            log.info("leader election: the Lease is given back")
 
     async def _try(self, call: Callable[[], Awaitable[None]], seconds: float) -> None:
         try:
