@@ -135,19 +135,19 @@ class Client:
             PATHS[body["kind"]].url(metadata["namespace"], metadata["name"]), body, FIELD_MANAGER
         )
 
-    async def apply_status(
-        self, resource: Object, status: Object, manager: str = FIELD_MANAGER, *, unchanged: bool = False
-    ) -> Object:
+    async def apply_status(self, resource: Object, status: Object, manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply of the status; fields of this manager that are left out are removed.
+
+        `Conflict` if anybody has written the resource since it was read. The API server ignores the UID of
+        a status: without its version, a late one would be that of a successor of the same name.
 
         Args:
             resource: as it was read.
             status: what this manager says.
             manager: field manager.
-            unchanged: `Conflict` if anybody has written the resource since it was read.
         """
         metadata = resource["metadata"]
-        same = ("name", "namespace", "uid", *(("resourceVersion",) if unchanged else ()))
+        same = ("name", "namespace", "uid", "resourceVersion")
         body = {
             "apiVersion": resource["apiVersion"],
             "kind": resource["kind"],

@@ -18,9 +18,9 @@ async def write_status(client: Client, resource: Object, previous: Block, status
     # The reported part first: once the rest says that the job is over, nobody writes it any more.
     before, after = _split(previous), _split(status)
     changed = [manager for manager in (PROGRESS_MANAGER, FIELD_MANAGER) if before[manager] != after[manager]]
-    for number, manager in enumerate(changed):
+    for manager in changed:
         # A late report in between is noticed, and put right by the next reconcile.
-        resource = await client.apply_status(resource, after[manager], manager, unchanged=number > 0)
+        resource = await client.apply_status(resource, after[manager], manager)
     return bool(changed)
 
 

@@ -67,7 +67,7 @@ class Writer:
                 status["lastCheckpoint"] = known
             try:
                 # Only as it was read: a job that has ended meanwhile keeps its last word.
-                await self.client.apply_status(resource, status, PROGRESS_MANAGER, unchanged=True)
+                await self.client.apply_status(resource, status, PROGRESS_MANAGER)
             except Conflict:
                 continue
             return

@@ -140,16 +140,16 @@ async def test_writes_are_strict_and_signed(bench: Bench, client: Client):
     assert [query["fieldValidation"] for _, _, query, _ in bench.asked] == ["Strict", "Strict"]
 
 
-async def test_a_status_is_of_exactly_this_object(bench: Bench, client: Client):
+async def test_a_status_is_of_exactly_this_version_of_an_object(bench: Bench, client: Client):
     meta = {"namespace": "n", "name": "x", "uid": "u", "resourceVersion": "7", "labels": {}}
     resource = {"apiVersion": "kubetune.io/v1alpha1", "kind": "PretrainJob", "metadata": meta}
     await client.apply_status(resource, {"phase": "Running"})
-    await client.apply_status(resource, {}, "kubetune-progress", unchanged=True)
+    await client.apply_status(resource, {}, "kubetune-progress")
     (_, path, ours, first), (_, _, theirs, second) = bench.asked
     assert path == "/apis/kubetune.io/v1alpha1/namespaces/n/pretrainjobs/x/status"
     assert (ours["fieldManager"], theirs["fieldManager"]) == ("kubetune", "kubetune-progress")
-    assert first["metadata"] == {"namespace": "n", "name": "x", "uid": "u"}
-    assert second["metadata"] == {"namespace": "n", "name": "x", "uid": "u", "resourceVersion": "7"}
+    same = {"namespace": "n", "name": "x", "uid": "u", "resourceVersion": "7"}
+    assert first["metadata"] == second["metadata"] == same
 
 
 async def test_a_deletion_is_of_exactly_this_object(bench: Bench, client: Client):

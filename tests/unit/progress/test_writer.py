@@ -25,11 +25,8 @@ class Store:
     async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         return copy.deepcopy(self.resources.get(name))
 
-    async def apply_status(
-        self, resource: dict[str, Any], status: dict[str, Any], manager: str, *, unchanged: bool
-    ) -> None:
+    async def apply_status(self, resource: dict[str, Any], status: dict[str, Any], manager: str) -> None:
         assert manager == "kubetune-progress"
-        assert unchanged
         if self.errors:
             error = self.errors.pop(0)
             if isinstance(error, Conflict):

@@ -1,0 +1,58 @@
+"""What the client relies on, asked of a real API server."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+from kubetune.controller.client import Client, Object
+from kubetune.controller.errors import Conflict
+from tests.fixtures.cluster import Cluster
+from tests.fixtures.manifests import minimal
+
+pytestmark = pytest.mark.integration
+
+STATUS = {"phase": "Running", "attempts": 1}
+
+
+@pytest.fixture
+async def client(crds: Cluster) -> AsyncIterator[Client]:
+    configuration = kubernetes_client.Configuration()
+    await kubernetes_config.load_kube_config(str(crds.kubeconfig), client_configuration=configuration)
+    client = Client(kubernetes_client.ApiClient(configuration))
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def job(client: Client, namespace: str) -> Object:
+    return await create(client, namespace)
+
+
+async def create(client: Client, namespace: str) -> Object:
+    body = minimal("PretrainJob")
+    body["metadata"] = {"name": "tiny", "namespace": namespace}
+    return await client.create(body)
+
+
+async def test_a_late_status_is_not_that_of_a_successor(client: Client, namespace: str, job: Object):
+    await client.delete(job)
+    successor = await create(client, namespace)
+    with pytest.raises(Conflict):
+        await client.apply_status(job, STATUS)
+    assert "status" not in await client.get("PretrainJob", namespace, "tiny")
+    await client.apply_status(successor, STATUS)
+
+
+async def test_a_late_status_does_not_take_back_a_newer_one(client: Client, namespace: str, job: Object):
+    await client.apply_status(job, STATUS | {"phase": "Succeeded"})
+    with pytest.raises(Conflict):
+        await client.apply_status(job, STATUS)
+    assert (await client.get("PretrainJob", namespace, "tiny"))["status"]["phase"] == "Succeeded"
+
+
+async def test_two_managers_write_one_after_the_other(client: Client, job: Object):
+    job = await client.apply_status(job, {"trainerStatus": {"progressPercentage": 7}}, "kubetune-progress")
+    job = await client.apply_status(job, STATUS)
+    assert job["status"] == STATUS | {"trainerStatus": {"progressPercentage": 7}}
