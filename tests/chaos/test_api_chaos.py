@@ -13,9 +13,13 @@ from tests.fixtures.end_state import State
 from tests.fixtures.faults import Seeded
 from tests.fixtures.stories import STORIES
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
-AT_ONCE = 16
+AT_ONCE = 8
 LONG, SHORT = 200, 6
 SHORT_STORIES = ("succeeds", "retried", "retried-chain", "served")
 STORIES_AT_ONCE = 3

@@ -13,7 +13,11 @@ from tests.fixtures.chaos import ChaosPlane
 from tests.fixtures.crash import Crashed, Kill, Side, Told, Undisturbed, crashed
 from tests.fixtures.stories import STORIES
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 AT_ONCE = int(os.environ.get("AT_ONCE", "14"))
 SHORT = 14

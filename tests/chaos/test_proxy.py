@@ -14,7 +14,7 @@ from tests.fixtures.chaos import ChaosPlane
 from tests.fixtures.proxy import Call, Fault, Proxy, describe
 from tests.fixtures.world import World
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
 EVENTS_SECONDS = 2.0
 

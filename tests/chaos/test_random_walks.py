@@ -13,7 +13,11 @@ from tests.fixtures.operator import eventually
 from tests.fixtures.proxy import NoFaults
 from tests.fixtures.walk import Walk, lasting
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 LONG, SHORT = (12, 25), (2, 12)
 """Walks, and steps of each."""
