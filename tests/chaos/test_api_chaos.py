@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 AT_ONCE = 8
-LONG, SHORT = 200, 6
+LONG, SHORT = 200, 4
 SHORT_STORIES = ("succeeds", "retried", "retried-chain", "served")
 STORIES_AT_ONCE = 3
 RESYNC_SECONDS = 5

@@ -1,6 +1,5 @@
 """The operator is killed before and after each of its writes: the end is the same as if it had not been."""
 
-import os
 import random
 import time
 from collections import Counter
@@ -19,8 +18,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
-AT_ONCE = int(os.environ.get("AT_ONCE", "14"))
-SHORT = 14
+AT_ONCE = 14
+SHORT = 10
 KNOWN: list[tuple[str, str, Side]] = [
     # An event was lost.
     ("retried", "POST Retrying of retried #1", "before"),
@@ -31,9 +30,9 @@ KNOWN: list[tuple[str, str, Side]] = [
     ("retried-chain", "POST jobs of retried-chain #2", "after"),
 ]
 """What has once gone wrong: never left out."""
-UNSTEADY = ("adaptersets/status", "status suspended", "status ran-too-long")
-"""Writes that are more or fewer from time to time: pods start, or seconds pass while they end."""
 TRIES = 3
+SOMETIMES = ("adaptersets/status", "tokenreviews", "status suspended", "status ran-too-long")
+"""How often these are written depends on how fast pods start and end, and on how often a trainer reports."""
 SIDES: tuple[Side, ...] = ("before", "after")
 
 
@@ -69,7 +68,7 @@ def sweep(chaos_plane: ChaosPlane, told: Told, thorough: bool) -> Sweep:
 
 
 def kill(plane: ChaosPlane, name: str, expected: Undisturbed, point: str, side: Side) -> Crashed:
-    """Some writes are not made each time: how often a status changes while pods start is up to the pods."""
+    """A kill at a write that is not made each time is tried again."""
     for _ in range(TRIES):
         found = crashed(plane, name, expected, Kill(point, side))
         if found.kill.done or found.problem:
@@ -85,7 +84,7 @@ def test_a_crash_changes_nothing(sweep: Sweep, name: str) -> None:
     assert [str(result) for result in mine if result.problem] == []
     assert [twice for r in mine if (twice := sweep.made_twice.get(r.namespace))] == []
     missed = [result.kill for result in mine if not result.kill.done]
-    assert [kill for kill in missed if not any(kind in kill.point for kind in UNSTEADY)] == []
+    assert [kill for kill in missed if not any(some in kill.point for some in SOMETIMES)] == []
 
 
 def test_the_sweep_was_one(sweep: Sweep) -> None:

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
-LONG, SHORT = (12, 25), (2, 12)
+LONG, SHORT = (12, 25), (2, 8)
 """Walks, and steps of each."""
 END_SECONDS = 120.0
 
