@@ -12,6 +12,7 @@ pytestmark = pytest.mark.integration
 
 DIGEST = "sha256:" + "a" * 64
 URI = "pvc://claim/" + "x" * (1024 - len("pvc://claim/"))
+KEY = f"{'p' * 253}/{'k' * 63}"
 LABELS = {f"{'p' * 253}/{'k' * 60}{n:03}": "v" * 63 for n in range(64)}
 
 
@@ -19,16 +20,26 @@ def name(n: int, length: int = 63) -> str:
     return f"{n:03}".rjust(length, "n")
 
 
+VALUES = ["v" * 63] * 16
+TERM = {"matchExpressions": [{"key": KEY, "operator": "In", "values": VALUES}] * 8}
 POD_TEMPLATE = {
     "labels": LABELS,
     "nodeSelector": LABELS,
     "annotations": dict.fromkeys(LABELS, "a" * 256),
     "tolerations": [{"key": "k" * 63, "operator": "Equal", "value": "v" * 63}] * 32,
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [TERM] * 8},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": TERM}] * 8,
+        }
+    },
     "image": "i" * 512,
     "imagePullSecrets": [{"name": name(n, 253)} for n in range(8)],
     "env": [{"name": name(n, 256), "value": "v" * 1024} for n in range(64)],
 }
-RESOURCES = {side: {name(n, 63): "1" * 32 for n in range(32)} for side in ("requests", "limits")}
+RESOURCES = {
+    side: {f"{'d' * 253}/{name(n, 63)}": "1" * 32 for n in range(32)} for side in ("requests", "limits")
+}
 COMPUTE = {"resourcesPerNode": RESOURCES, "serviceAccountName": "s" * 253, "podTemplate": POD_TEMPLATE}
 LARGEST: dict[str, Any] = {
     "PretrainJob": {

@@ -5,8 +5,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
+from kubetune.api.keyvalue import WELL_FORMED_LABELS, LabelValue
 from kubetune.api.meta import Block, Check, cel, immutable, map_list, matches, rules
-from kubetune.api.pod import WELL_FORMED_LABELS, Image, LabelValue, PodTemplate, ResourceRequirements
+from kubetune.api.pod import Image, PodTemplate
+from kubetune.api.resources import ResourceRequirements
 from kubetune.api.source import Digest, JobName, ModelSource, PvcUri
 
 ServedName = Annotated[
@@ -114,7 +116,8 @@ class Engine(Block):
     """Extra arguments of the engine, for example --max-model-len=512. What kubetune sets itself is
     refused."""
     resources: ResourceRequirements | None = None
-    """Resources of the engine container."""
+    """Resources of the engine container. More than one GPU is used only with args that say how, for example
+    --tensor-parallel-size=2."""
     max_loras: Annotated[int, Field(ge=1, le=256)] | None = None
     """Adapters active in one batch. Default: the number of adapters, at least 2 and at most 8."""
     max_lora_rank: LoraRank | None = None

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.meta import Block, cel, rules
-from kubetune.api.pod import PodTemplate, ResourceRequirements
+from kubetune.api.pod import PodTemplate
+from kubetune.api.resources import ONE_GPU, ResourceRequirements
 from kubetune.api.source import ObjectName, PvcUri
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -99,8 +100,10 @@ class Output(Block):
 class Compute(Block):
     """What a run needs."""
 
+    model_config = ConfigDict(json_schema_extra=rules(ONE_GPU))
+
     resources_per_node: ResourceRequirements | None = None
-    """Resources of the training pod."""
+    """Resources of the training pod; at most one GPU. With one, training on a CPU instead is an error."""
     service_account_name: ObjectName | None = None
     """ServiceAccount for workload identity. Its API token is never mounted."""
     pod_template: PodTemplate | None = None
