@@ -7,6 +7,7 @@
     ├── OutOfMemory         13
     ├── CudaOutOfMemory     14
     ├── BaseModelMismatch   15  the base differs from the one that was asked for
+    ├── NoGpu                1  the pod has a GPU that PyTorch does not see; another node may do better
     ├── StorageError        16  the output cannot be written or read back
     └── Terminated         143  asked to stop; the newest checkpoint is on disk
 
@@ -52,6 +53,12 @@ class CudaOutOfMemory(TrainerError):
     """The GPU's memory does not suffice."""
 
     reason = Reason.CUDA_OUT_OF_MEMORY
+
+
+class NoGpu(TrainerError):
+    """The pod was given a GPU, but there is none to be seen."""
+
+    reason = Reason.INTERNAL_ERROR
 
 
 class BaseModelMismatch(TrainerError):

@@ -76,6 +76,7 @@ class _Run:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         threads = runtime.configure()
+        runtime.check_gpu()
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.hardware = runtime.describe(self.accelerator.device, threads)
         self.precision: Precision = runtime.resolve_precision(

@@ -9,7 +9,8 @@ from typing import Literal
 
 import torch
 
-from kubetune_trainer.errors import InvalidSpec
+from kubetune.api.runspec import GPU_VARIABLE
+from kubetune_trainer.errors import InvalidSpec, NoGpu
 
 Precision = Literal["fp32", "bf16"]
 _CGROUP = Path("/sys/fs/cgroup")
@@ -49,6 +50,23 @@ def configure() -> int:
     # Filling fresh memory guards against reading it before writing; we pay for it and do not need it.
     torch.utils.deterministic.fill_uninitialized_memory = False
     return threads
+
+
+def check_gpu() -> None:
+    """A run that was given a GPU never falls back to the CPU: it would hold the GPU and take for ever.
+
+    Raises:
+        NoGpu: PyTorch sees none.
+    """
+    given = os.environ.get(GPU_VARIABLE)
+    if given and not torch.cuda.is_available():
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else None
+        built = built or (f"ROCm {torch.version.hip}" if torch.version.hip else "the CPU alone")
+        raise NoGpu(
+            f"the pod has {given}, but PyTorch sees no GPU: see whether the image fits it (its PyTorch is "
+            f"for {built}; another goes into compute.podTemplate.image), whether the node's driver works, "
+            "and whether the cluster needs compute.podTemplate.runtimeClassName (often nvidia)"
+        )
 
 
 def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:

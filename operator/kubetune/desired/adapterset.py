@@ -19,7 +19,14 @@ from kubetune.api.table import (
     TableBase,
 )
 from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine_env
-from kubetune.desired.common import container_security, labels_of, metadata, pod_overrides, pod_security
+from kubetune.desired.common import (
+    container_security,
+    labels_of,
+    metadata,
+    pod_overrides,
+    pod_security,
+    shared_memory,
+)
 from kubetune.desired.volumes import Location, locate, mounts
 
 GRACE_SECONDS = 120
@@ -173,7 +180,7 @@ def _pod_spec(
             {"name": "adapters", "emptyDir": {}},
             {"name": "gateway-tmp", "emptyDir": {}},
             {"name": "engine-tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            shared_memory(),
             *claim_volumes,
         ],
     }

@@ -103,8 +103,8 @@ def engine_env(engine: Engine) -> list[dict[str, str]]:
 def on_gpu(engine: Engine) -> bool:
     """Whether the engine asks for an accelerator, by any vendor's resource name."""
     resources = engine.resources
-    asked = {**((resources and resources.requests) or {}), **((resources and resources.limits) or {})}
-    return any("/" in name and not name.startswith("hugepages-") for name in asked)
+    asked = (resources and resources.limits) or {}
+    return any("/" in name and str(count).strip("+0") for name, count in asked.items())
 
 
 def running_limits(pod_spec: dict[str, Any]) -> EngineLimits | None:

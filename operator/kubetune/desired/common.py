@@ -9,6 +9,7 @@ USER = 65532
 _KEPT = (
     "nodeSelector",
     "tolerations",
+    "affinity",
     "priorityClassName",
     "schedulerName",
     "runtimeClassName",
@@ -66,6 +67,16 @@ def pod_security() -> dict[str, Any]:
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+
+
+def shared_memory() -> dict[str, Any]:
+    """The volume for /dev/shm, through which processes hand data to one another.
+
+    Without a size of its own it may grow to the pod's memory limit (of the node, where there is none), and
+    counts against that. A size would only bring failures before that: the runtime's 64 MiB fail NCCL and data
+    loaders, and beyond a size the kubelet evicts.
+    """
+    return {"name": "shm", "emptyDir": {"medium": "Memory"}}
 
 
 def container_security() -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Any
 
 from kubetune.api.kinds import KINDS
 from kubetune.api.labels import ACTIVE_ANNOTATION, ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
-from kubetune.api.runspec import CA_PATH, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
+from kubetune.api.resources import gpu_of
+from kubetune.api.runspec import CA_PATH, GPU_VARIABLE, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
 from kubetune.desired.common import (
     container_security,
     merged_env,
     metadata,
     pod_overrides,
     pod_security,
+    shared_memory,
 )
 from kubetune.desired.runspec import uris
 from kubetune.desired.volumes import locate, mounts
@@ -158,13 +160,16 @@ def pod_spec(
         "KUBEFLOW_TRAINER_SERVER_TOKEN": TOKEN_PATH,
         "KUBEFLOW_TRAINER_SERVER_URL": url,
     }
+    wanted = compute.get("resourcesPerNode") or {}
+    if gpu := gpu_of(wanted.get("limits")):
+        environment[GPU_VARIABLE] = gpu
     container: dict[str, Any] = {
         "name": TRAINER_CONTAINER,
         "image": template.get("image") or settings.image,
         "imagePullPolicy": template.get("imagePullPolicy") or settings.image_pull_policy,
         "command": ["python", "-m", "kubetune_trainer"],
         "env": merged_env(environment, template.get("env") or []),
-        "resources": resources(compute.get("resourcesPerNode") or {}),
+        "resources": resources(wanted),
         "securityContext": container_security(),
         "terminationMessagePath": "/dev/termination-log",
         "volumeMounts": [
@@ -187,7 +192,7 @@ def pod_spec(
             {"name": _RUN_VOLUME, "configMap": {"name": run}},
             {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
             {"name": "tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            shared_memory(),
             *volumes,
         ],
     }

@@ -82,7 +82,8 @@ def test_our_arguments_come_after_the_users():
         (None, False),
         ({"limits": {"memory": "8Gi", "hugepages-2Mi": "1Gi"}}, False),
         ({"limits": {"nvidia.com/gpu": 1}}, True),
-        ({"requests": {"amd.com/gpu": 1}}, True),
+        ({"limits": {"nvidia.com/gpu": "0"}}, False),
+        ({"limits": {"example.com/accelerator": "2"}}, True),
     ],
 )
 def test_an_engine_with_an_accelerator_compiles(resources: dict[str, Any] | None, gpu: bool):

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kubetune.api.runspec import GPU_VARIABLE
 from kubetune_trainer import runtime
-from kubetune_trainer.runtime import cpus, resolve_precision
+from kubetune_trainer.errors import NoGpu
+from kubetune_trainer.runtime import check_gpu, cpus, resolve_precision
 
 V1 = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
@@ -38,3 +40,13 @@ def test_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict
 def test_precision(monkeypatch: pytest.MonkeyPatch, capable: bool, requested, expected: str):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
     assert resolve_precision(requested, torch.device("cpu")) == expected
+
+
+def test_a_run_that_was_given_a_gpu_does_not_fall_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_gpu()
+    monkeypatch.setenv(GPU_VARIABLE, "nvidia.com/mig-1g.10gb")
+    with pytest.raises(NoGpu, match=r"the pod has nvidia\.com/mig-1g\.10gb, but PyTorch sees no GPU"):
+        check_gpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_gpu()
