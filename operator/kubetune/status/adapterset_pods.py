@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.table import GatewayState
+from kubetune.status.scheduling import unschedulable
 
 # What a container may wait for without anything being wrong.
 _USUAL_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
@@ -48,5 +49,9 @@ def _failure(pod: Mapping[str, Any]) -> str | None:
             return f"{container['name']}: {waiting.get('reason')}: {waiting.get('message', '')}"
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason')}: {condition.get('message', '')}"
+            reason, message = condition.get("reason"), condition.get("message", "")
+            if reason == "Unschedulable":
+                where = {"resources": "engine.resources", "template": "engine.podTemplate"}
+                message = unschedulable(pod, message, **where)
+            return f"{reason}: {message}"
     return None

@@ -13,6 +13,7 @@ from kubetune.api.progress import TerminationMessage
 from kubetune.api.status import Failure
 from kubetune.status.conditions import parse_timestamp
 from kubetune.status.failures import judge
+from kubetune.status.scheduling import unschedulable
 
 IMAGE_TROUBLES = {
     "ErrImageNeverPull",
@@ -161,9 +162,16 @@ def trouble_of(pod: Mapping[str, Any] | None, container: str = TRAINER_CONTAINER
         return Trouble(reason, message, Reason.CONTAINER_ERROR, name)
     for condition in pod.get("status", {}).get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            said = str(condition.get("message", ""))
-            return Trouble(condition.get("reason", "Unschedulable"), said, Reason.UNSCHEDULABLE, name)
+            return _unscheduled(pod, condition)
     return None
+
+
+def _unscheduled(pod: Mapping[str, Any], condition: Mapping[str, Any]) -> Trouble:
+    reason, message = condition.get("reason", "Unschedulable"), str(condition.get("message", ""))
+    if reason == "Unschedulable":
+        where = {"resources": "compute.resourcesPerNode", "template": "compute.podTemplate"}
+        message = unschedulable(pod, message, **where)
+    return Trouble(reason, message, Reason.UNSCHEDULABLE, pod["metadata"]["name"])
 
 
 def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:

@@ -17,10 +17,9 @@ NEEDS = ("DependenciesReady", "ResourcesReady")
 STARTING = {Reason.IMAGE_ERROR, Reason.CONTAINER_ERROR, Reason.UNSCHEDULABLE, Reason.PODS_REFUSED}
 """Reasons for which an attempt does not start: nothing has failed yet."""
 ADVICE = {
-    Reason.IMAGE_ERROR: "See compute.podTemplate.image and imagePullSecrets, and what the chart was given",
-    Reason.CONTAINER_ERROR: "See what the pod mounts and runs",
-    Reason.UNSCHEDULABLE: "Free or add such nodes, or ask for less in compute",
-    Reason.PODS_REFUSED: "See the quota and the policies of the namespace",
+    Reason.IMAGE_ERROR: "See compute.podTemplate.image and imagePullSecrets, and what the chart was given; ",
+    Reason.CONTAINER_ERROR: "See what the pod mounts and runs; ",
+    Reason.PODS_REFUSED: "See the quota and the policies of the namespace; ",
 }
 CHANGING = "compute may be changed while suspend is true"
 Word = Literal["True", "False", "Unknown"]
@@ -189,7 +188,8 @@ def _started(resources: Need, last: Attempt | None) -> Need:
 def _does_not_start(last: Attempt) -> str:
     assert last.trouble, "asked only where there is some"
     why = last.trouble.message.rstrip(". ")
-    return f"The pod of {last.name} does not start: {why}. {ADVICE[last.trouble.kind]}; {CHANGING}"
+    advice = ADVICE.get(last.trouble.kind, "")
+    return f"The pod of {last.name} does not start: {why}. {advice}{CHANGING}"
 
 
 def _of_need(kind: str, need: Need) -> Judgement:

@@ -224,9 +224,10 @@ def kubernetes_pod(**status: Any) -> dict[str, Any]:
         ),
         (
             {"conditions": [
-                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
             ]},
-            "Unschedulable: 0/1 nodes",
+            "Unschedulable: no node takes it: no GPU. `kubectl describe nodes` shows what they have and what "
+            "is taken",
         ),
         ({}, None),
     ],
