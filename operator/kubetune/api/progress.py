@@ -5,6 +5,7 @@ POST of `ProgressUpdate` with a bearer token. `lastCheckpoint` is our extension.
 """
 
 import math
+import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -13,6 +14,7 @@ from kubetune.api.exitcodes import Reason
 from kubetune.api.meta import Block
 
 MAX_METRICS = 64
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 TERMINATION_MESSAGE_BYTES = 4096
 
 
@@ -27,7 +29,8 @@ class NamedValue(Block):
     @field_validator("value")
     @classmethod
     def _finite(cls, value: str) -> str:
-        if not math.isfinite(float(value)):
+        # Python reads more as a number than others do: 1_000, spaces, digits of other scripts.
+        if not _NUMBER.fullmatch(value) or not math.isfinite(float(value)):
             raise ValueError("not a finite number")
         return value
 
@@ -37,24 +40,24 @@ class TrainerStatus(Block):
 
     progress_percentage: Annotated[int | None, Field(ge=0, le=100)] = None
     """Done so far; 100 only when the run has finished."""
-    estimated_remaining_seconds: Annotated[int | None, Field(ge=0)] = None
+    estimated_remaining_seconds: Annotated[int | None, Field(ge=0, le=2**53)] = None
     """Time left at the present speed."""
     metrics: Annotated[list[NamedValue], Field(max_length=MAX_METRICS)] = []
     """Newest value of each metric: step, totalSteps, loss, learningRate, gradNorm, tokensPerSecond, ..."""
-    last_updated_time: str | None = None
+    last_updated_time: Annotated[str | None, Field(max_length=63)] = None
     """RFC 3339, UTC."""
 
 
 class CheckpointStatus(Block):
     """The newest checkpoint from which the run can resume."""
 
-    step: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0, le=2**53)]
     """Optimizer steps done."""
-    time: str
+    time: Annotated[str, Field(max_length=63)]
     """RFC 3339, UTC."""
-    uri: str
+    uri: Annotated[str, Field(max_length=2048)]
     """Its folder."""
-    digest: str
+    digest: Annotated[str, Field(max_length=71)]
     """Digest of its files."""
 
 

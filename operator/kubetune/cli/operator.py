@@ -80,11 +80,12 @@ class _Replica:
             )
             reconcilers = _reconcilers(options, await receiver.prepare())
             loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds)
-            watches = Watches(loop)
+            watches = Watches(loop, receiver.reviewer.forget)
             await listen(stack, health.application(elector, loop, watches), options.http_port)
             await receiver.listen(stack)
             log.info("started as %s", self._identity)
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(receiver.serve())
                 tasks.create_task(receiver.renew())
                 lease = await elector.acquire()
                 tasks.create_task(elector.hold())

@@ -15,6 +15,7 @@ from kubetune.controller.errors import Conflict, Unavailable
 from kubetune.controller.options import Options
 from kubetune.progress import identity, server
 from kubetune.progress.certificates import Identity
+from kubetune.progress.listen import Listener
 from kubetune.progress.review import Reviewer
 from kubetune.progress.writer import Writer
 
@@ -32,11 +33,13 @@ class Receiver:
     """Receives progress over TLS."""
 
     def __init__(self, client: Client, options: Options) -> None:
+        self.reviewer = Reviewer(client)
         self._client = client
         self._options = options
         self._names = _names(options.progress_url)
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._presented: Identity | None = None
+        self._listener: Listener | None = None
 
     async def prepare(self) -> str:
         """Take up the certificate, made if need be; returns the authority that trainers must trust."""
@@ -50,8 +53,16 @@ class Receiver:
 
     async def listen(self, stack: AsyncExitStack) -> None:
         """Open the port."""
-        app = server.application(Reviewer(self._client), Writer(self._client))
-        await listen(stack, app, self._options.progress_port, self._tls)
+        runner = server.runner(server.application(self.reviewer, Writer(self._client)))
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        assert runner.server, "it is set up"
+        self._listener = Listener(self._options.progress_port, runner.server, self._tls)
+
+    async def serve(self) -> None:
+        """Take posts for ever, once the port is open."""
+        assert self._listener, "it listens first"
+        await self._listener.run()
 
     async def renew(self) -> None:
         """Go on taking up the certificate for ever.
@@ -68,14 +79,12 @@ class Receiver:
         raise AuthorityReplaced(f"the authority in Secret {identity.SECRET} is another now")
 
 
-async def listen(
-    stack: AsyncExitStack, app: web.Application, port: int, tls: ssl.SSLContext | None = None
-) -> None:
-    """Serve an application until the stack is closed."""
+async def listen(stack: AsyncExitStack, app: web.Application, port: int) -> None:
+    """Serve a plain-HTTP application until the stack is closed."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, port=port, ssl_context=tls).start()
+    await web.TCPSite(runner, port=port).start()
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:

@@ -32,8 +32,15 @@ class WatchesEnded(Exception):
 class Watches:
     """The watches of our kinds and of their children."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, pod_gone: Callable[[str], None]) -> None:
+        """Prepare the watches.
+
+        Args:
+            loop: whose queue is fed.
+            pod_gone: is told the UID of each pod that is gone.
+        """
         self._loop = loop
+        self._pod_gone = pod_gone
         self.ready = asyncio.Event()
         self._registry = kopf.OperatorRegistry()
         self._settings = _settings()
@@ -72,7 +79,11 @@ class Watches:
         key = Key(param, meta["namespace"], meta["name"])
         self._loop.seen(key, dict(body), deleted=type == "DELETED")
 
-    async def _on_child(self, *, body: kopf.Body, **_: Any) -> None:
+    async def _on_child(
+        self, *, body: kopf.Body, resource: kopf.Resource, type: str | None, **_: Any
+    ) -> None:
+        if type == "DELETED" and resource.plural == "pods":
+            self._pod_gone(body["metadata"]["uid"])
         key = owner_key(body)
         if key is not None:
             self._loop.queue.add(key)

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
 from kubetune.api.kinds import FINE_TUNE_JOB, PRETRAIN_JOB
@@ -12,7 +13,7 @@ from kubetune.api.progress import MAX_METRICS, NamedValue, ProgressUpdate
 from kubetune.controller import metrics
 from kubetune.controller.errors import ApiError
 from kubetune.controller.keys import Key
-from kubetune.progress.review import Denied, Reviewer
+from kubetune.progress.review import Denied, Reviewer, TooMany
 from kubetune.progress.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ def application(reviewer: Reviewer, writer: Writer) -> web.Application:
             answer = await _receive(request, reviewer, writer)
         except Denied as denied:
             answer = web.json_response({"error": denied.message}, status=denied.status)
+        except TooMany as many:
+            answer = web.json_response({"error": str(many)}, status=429, headers={"Retry-After": "60"})
         except web.HTTPRequestEntityTooLarge:
             answer = web.json_response({"error": f"more than {MAX_BODY_BYTES} bytes"}, status=413)
         except (ValueError, RecursionError) as error:
@@ -39,9 +42,29 @@ def application(reviewer: Reviewer, writer: Writer) -> web.Application:
         metrics.PROGRESS.labels(str(answer.status)).inc()
         return answer
 
+    async def hang_up(_: web.Request, answer: web.StreamResponse) -> None:
+        # A post is a connection: what else came over it would go before all others.
+        answer.force_close()
+
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_post("/v1alpha1/namespaces/{namespace}/{plural}/{name}/progress", post)
+    app.on_response_prepare.append(hang_up)
     return app
+
+
+def runner(app: web.Application) -> web.AppRunner:
+    """What serves the application. A body is read as it comes: packed, it could be of any size."""
+    noise = logging.getLogger(f"{__name__}.http")
+    noise.addFilter(_is_ours)
+    return web.AppRunner(
+        app, access_log=None, shutdown_timeout=0.1, auto_decompress=False, lingering_time=1.0, logger=noise
+    )
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether something is worth a line: not what anybody can write who sends something else than HTTP."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 async def _receive(request: web.Request, reviewer: Reviewer, writer: Writer) -> web.Response:
@@ -53,7 +76,7 @@ async def _receive(request: web.Request, reviewer: Reviewer, writer: Writer) -> 
         return web.json_response({"error": "no such kind"}, status=404)
     key = Key(kind, request.match_info["namespace"], request.match_info["name"])
     # Who it is comes first: nobody else's body is looked at.
-    uid = await reviewer.owner_uid(token.strip(), key)
+    uid = await reviewer.owner_uid(token.strip(), key, request.remote or "")
     writer.put(key, uid, parsed(await request.read()))
     return web.json_response({})
 
