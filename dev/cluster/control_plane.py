@@ -126,6 +126,8 @@ def apiserver_arguments(plane: ControlPlane, identity: Identity) -> list[str]:
         ]
     else:
         arguments += [f"--advertise-address={_UNUSED_ADDRESS}", "--endpoint-reconciler-type=none"]
+        # As on OpenShift: whoever names an owner that waits for its child needs a right on the owner.
+        arguments.append("--enable-admission-plugins=OwnerReferencesPermissionEnforcement")
     if plane.size == "api":
         # Without a controller manager no namespace gets the service account that this would insist on.
         arguments.append("--disable-admission-plugins=ServiceAccount")
