@@ -48,6 +48,7 @@ COMPONENTS = {
         _cni("ipam", "host-local"),
         Component("coredns", "coredns", "github.com/coredns/coredns"),
         Component("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+        Component("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     )
 }
 
