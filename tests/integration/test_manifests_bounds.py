@@ -13,6 +13,9 @@ pytestmark = pytest.mark.integration
 DIGEST = "sha256:" + "a" * 64
 URI = "pvc://claim/" + "x" * (1024 - len("pvc://claim/"))
 KEY = f"{'p' * 253}/{'k' * 63}"
+REMOTE = "https://host/" + "x" * (1024 - len("https://host/"))
+BUCKET = "s3://bucket/" + "x" * (1024 - len("s3://bucket/"))
+SECRET = {"name": "s" * 253}
 LABELS = {f"{'p' * 253}/{'k' * 60}{n:03}": "v" * 63 for n in range(64)}
 
 
@@ -40,18 +43,32 @@ POD_TEMPLATE = {
 RESOURCES = {
     side: {f"{'d' * 253}/{name(n, 63)}": "1" * 32 for n in range(32)} for side in ("requests", "limits")
 }
-COMPUTE = {"resourcesPerNode": RESOURCES, "serviceAccountName": "s" * 253, "podTemplate": POD_TEMPLATE}
+COMPUTE = {
+    "resourcesPerNode": RESOURCES,
+    "serviceAccountName": "s" * 253,
+    "podTemplate": POD_TEMPLATE,
+    "cache": {"uri": URI},
+}
 LARGEST: dict[str, Any] = {
     "PretrainJob": {
-        "data": {"mixture": [{"name": name(n), "uri": URI, "textField": "t" * 63} for n in range(64)]},
+        "data": {
+            "mixture": [
+                {"name": name(n), "uri": REMOTE, "textField": "t" * 63, "secretRef": SECRET}
+                for n in range(64)
+            ]
+        },
         "output": {"storageUri": URI},
         "compute": COMPUTE,
         "model": {"config": {f"setting{n}": "x" * 1000 for n in range(100)}},
     },
     "FineTuneJob": {
-        "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST},
+        "baseModel": {"jobRef": None, "uri": BUCKET, "digest": DIGEST, "secretRef": SECRET},
         "lora": {"targetModules": [name(n, 253) for n in range(64)]},
-        "data": {"sources": [{"name": name(n), "uri": URI, "format": "text"} for n in range(64)]},
+        "data": {
+            "sources": [
+                {"name": name(n), "uri": REMOTE, "format": "text", "secretRef": SECRET} for n in range(64)
+            ]
+        },
         "evaluation": {"samplePrompts": ["p" * 1024] * 8},
         "output": {"storageUri": URI},
         "compute": COMPUTE,

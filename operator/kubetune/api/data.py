@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from kubetune.api.meta import SET_LIST, Block, Check, map_list
-from kubetune.api.source import DataUri, PartName
+from kubetune.api.meta import SET_LIST, Block, Check, map_list, rules
+from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, SecretRef
 
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Format = Literal["alpaca", "messages", "prompt-completion", "text"]
@@ -22,10 +22,15 @@ class MixtureSource(Block):
     """One part of a pretraining corpus: files of JSON Lines (`.jsonl`, field `text`) or plain text
     (`.txt`)."""
 
+    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
+
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file, a folder or a glob; of a folder all .jsonl and .txt files below it."""
+    """A file, a folder or a glob; of a folder all .jsonl and .txt files below it. pvc://, configmap://,
+    https:// (one file), s3:// or hf://."""
+    secret_ref: SecretRef | None = None
+    """Credentials for https://, s3:// and hf://."""
     weight: Weight = 1.0
     """Share of tokens seen, relative to the other weights."""
     text_field: Annotated[str, Field(min_length=1, max_length=63)] = "text"
@@ -57,10 +62,15 @@ class PretrainData(Block):
 class FineTuneSource(Block):
     """One set of examples."""
 
+    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
+
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file (.json, .jsonl; .txt with format text), a folder or a glob."""
+    """A file (.json, .jsonl; .txt with format text), a folder or a glob. pvc://, configmap://, https:// (one
+    file), s3:// or hf://."""
+    secret_ref: SecretRef | None = None
+    """Credentials for https://, s3:// and hf://."""
     format: Format
     """Shape of a record: alpaca {instruction, input?, output}; messages {messages: [{role, content}]};
     prompt-completion {prompt, completion}; text {text}."""
@@ -91,8 +101,12 @@ class FineTuneData(Block):
 class EvaluationData(Block):
     """A data set of its own for the evaluation."""
 
+    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
+
     uri: DataUri
-    """A file, a folder or a glob."""
+    """A file, a folder or a glob, as of data.sources."""
+    secret_ref: SecretRef | None = None
+    """Credentials for https://, s3:// and hf://."""
     format: Format
     """Shape of a record."""
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from kubetune.api.data import Evaluation, FineTuneData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
-from kubetune.api.source import ModelSource
+from kubetune.api.source import BaseSource
 from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
 
 
@@ -46,7 +46,7 @@ class FineTuneJobSpec(Lifecycle):
         )
     )  # fmt: skip
 
-    base_model: ModelSource
+    base_model: BaseSource
     """The model to start from: full weights."""
     stage: Literal["sft"] = "sft"
     """sft: supervised fine-tuning on examples."""

@@ -22,6 +22,11 @@ PVC_ROOT = "/mnt/pvc"
 """A claim is mounted at /mnt/pvc/<claim>."""
 CONFIGMAP_ROOT = "/mnt/configmap"
 """A ConfigMap is mounted at /mnt/configmap/<name>."""
+SECRET_ROOT = "/mnt/secret"
+"""A source's Secret is mounted at /mnt/secret/<name>."""
+CACHE_ROOT = "/var/cache/kubetune"
+"""What is downloaded goes to an emptyDir here, unless the job has a cache. In any case a link is here by
+which each remote source is found."""
 
 
 class JobIdentity(Block):
@@ -37,6 +42,15 @@ class JobIdentity(Block):
     """UID: a job created again under the same name is another one."""
 
 
+class RunSecret(Block):
+    """Credentials of a source."""
+
+    name: str
+    """Name of the Secret."""
+    path: str
+    """Folder in the pod with a file for each of its keys."""
+
+
 class RunSource(Block):
     """One part of the data."""
 
@@ -47,7 +61,10 @@ class RunSource(Block):
     path: str
     """File, folder or glob in the pod."""
     root: str
-    """Mount that the resolved real path must stay in (no escape by symlink)."""
+    """Mount that the resolved real path must stay in (no escape by symlink). Of a remote source a link, which
+    the trainer makes once it has downloaded it."""
+    secret: RunSecret | None = None
+    """Credentials of a remote source."""
     format: Format
     """Shape of a record."""
     weight: float = 1.0
@@ -81,7 +98,9 @@ class RunModel(Block):
     path: str | None = None
     """Folder with the base in the pod."""
     root: str | None = None
-    """Mount that it must stay in."""
+    """Mount that it must stay in; of a remote base a link that the trainer makes."""
+    secret: RunSecret | None = None
+    """Credentials of a remote base."""
     digest: str | None = None
     """Digest that the base must have."""
 
@@ -93,6 +112,15 @@ class RunOutput(Block):
     """Folder of this run as a URI: <storageUri>/<name>-<uid8>."""
     path: str
     """The same in the pod. Checkpoints go to <path>/checkpoints, the result to <path>/artifact."""
+
+
+class RunCache(Block):
+    """Where downloads go."""
+
+    uri: str | None = None
+    """The cache's folder as in the job; None: it goes with the pod."""
+    path: str
+    """The folder in the pod."""
 
 
 class RunSpec(Block):
@@ -122,6 +150,8 @@ class RunSpec(Block):
     """Optimisation of the other stages."""
     checkpoint: Checkpoint
     """When to save."""
+    cache: RunCache | None = None
+    """Set where something is remote."""
     output: RunOutput
     """Where to write."""
 

@@ -1,13 +1,14 @@
-"""Where things are read from: `pvc://claim/path`, `configmap://name/key`, or the artifact of another job."""
+"""Where things are read from: a URI (see `uris`), or the artifact of another job."""
 
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from kubetune.api.meta import Block, Check, cel, matches, rules
+from kubetune.api import uris
+from kubetune.api.meta import Block, cel, matches, rules
+from kubetune.api.uris import DNS_SUBDOMAIN
 
 DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-DNS_SUBDOMAIN = "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 
 IS_LABEL = matches(
     DNS_LABEL, "must be lower-case letters, digits and '-', beginning and ending with a letter or digit"
@@ -17,29 +18,20 @@ IS_SUBDOMAIN = matches(
     "must be lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
 )
 
-# No control characters, and only data is chosen by a pattern of names.
-_FOLDER = rf"pvc://{DNS_SUBDOMAIN}(/[^/*\x00-\x1f\x7f]+)*/?"
-_FILES = rf"pvc://{DNS_SUBDOMAIN}(/[^/\x00-\x1f\x7f]+)*/?|configmap://{DNS_SUBDOMAIN}/[-._a-zA-Z0-9]+"
-# A path never holds '..' or '%': no traversal, no second decoding.
-_PLAIN = Check(
-    "!self.contains('..') && !self.contains('%')",
-    "must not contain '..' or '%': write the plain path",
-    lambda uri: ".." not in uri and "%" not in uri,
-)
-
-PvcUri = Annotated[
-    str,
-    Field(max_length=1024),
-    matches(_FOLDER, "must be pvc://<claim>/<path> of a folder, for example pvc://models/tiny-lm"),
-    _PLAIN,
-]
+PvcUri = Annotated[str, Field(max_length=1024), uris.IS_FOLDER, uris.PLAIN]
 DataUri = Annotated[
     str,
     Field(max_length=1024),
-    matches(
-        _FILES, "must be pvc://<claim>/<path>, where the path may hold * and **, or configmap://<name>/<key>"
-    ),
-    _PLAIN,
+    uris.IS_DATA,
+    uris.PLAIN,
+    uris.WELL_FORMED_HOST,
+    uris.NO_PASSWORD,
+    uris.NO_QUERY,
+    uris.NO_METADATA,
+    uris.WHOLE_REPOSITORY,
+]
+BaseUri = Annotated[
+    str, Field(max_length=1024), uris.NO_HTTPS, uris.NO_MODEL_REPOSITORY, uris.IS_BASE, uris.PLAIN
 ]
 Digest = Annotated[
     str,
@@ -62,6 +54,25 @@ class JobRef(Block):
     """Name of the job."""
 
 
+class SecretRef(Block):
+    """A Secret of the same namespace, mounted read-only as a folder; it must exist when the job starts."""
+
+    name: ObjectName
+    """Name of the Secret. Keys for s3://: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, optionally
+    AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL (of another S3-compatible store) and ca.crt. For hf://:
+    HF_TOKEN, optionally HF_ENDPOINT (of a mirror) and ca.crt. For https://: token (a bearer token), or
+    username and password, optionally ca.crt. ca.crt is PEM of the authorities to trust instead of the public
+    ones."""
+
+
+SECRET_GOES_WITH_REMOTE = cel(
+    "!has(self.secretRef) || (has(self.uri) && (self.uri.startsWith('https://') || "
+    "self.uri.startsWith('s3://') || self.uri.startsWith('hf://')))",
+    "secretRef goes with https://, s3:// and hf://: remove it, volumes need no credentials",
+    field_path=".secretRef",
+)
+
+
 class ModelSource(Block):
     """Full weights in the Hugging Face layout: a folder on a claim, or what a job produced."""
 
@@ -80,6 +91,34 @@ class ModelSource(Block):
 
     uri: PvcUri | None = None
     """Folder with config.json, *.safetensors and the tokenizer."""
+    job_ref: JobRef | None = None
+    """The job whose artifact is the model."""
+    digest: Digest | None = None
+    """Expected digest of the folder; a folder that differs is refused."""
+
+
+class BaseSource(Block):
+    """Full weights in the Hugging Face layout: a folder, or what a job produced."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.uri) != has(self.jobRef)",
+                "set exactly one of uri (weights in a folder) and jobRef (the artifact of a job)",
+            ),
+            cel(
+                "!has(self.digest) || has(self.uri)",
+                "digest goes with uri: the artifact of a job is pinned already",
+            ),
+            SECRET_GOES_WITH_REMOTE,
+        )
+    )
+
+    uri: BaseUri | None = None
+    """Folder with config.json, *.safetensors and the tokenizer: pvc://<claim>/<path>, s3://<bucket>/<prefix>
+    or hf://<org>/<name>[@<revision>]. Weights in other formats are not downloaded."""
+    secret_ref: SecretRef | None = None
+    """Credentials for s3:// and hf://."""
     job_ref: JobRef | None = None
     """The job whose artifact is the model."""
     digest: Digest | None = None

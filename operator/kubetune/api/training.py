@@ -97,6 +97,13 @@ class Output(Block):
     AdapterSet serves it and no unfinished job starts from it; until then the job stays, too."""
 
 
+class Cache(Block):
+    """Where downloads are kept for later attempts and other jobs."""
+
+    uri: PvcUri
+    """Folder on a claim of this namespace; several jobs may share it."""
+
+
 class Compute(Block):
     """What a run needs."""
 
@@ -106,5 +113,9 @@ class Compute(Block):
     """Resources of the training pod; at most one GPU. With one, training on a CPU instead is an error."""
     service_account_name: ObjectName | None = None
     """ServiceAccount for workload identity. Its API token is never mounted."""
+    cache: Cache | None = None
+    """Keep what https://, s3:// and hf:// sources download: each file is fetched once for all pods that share
+    the cache, and a broken download goes on where it was. Default: a folder of the pod, which goes with
+    it."""
     pod_template: PodTemplate | None = None
     """Overrides on the training pod."""

@@ -7,12 +7,12 @@ from kubetune.controller.client import Client, Object
 from kubetune.desired.common import is_owned, labels_of
 from kubetune.desired.job import job_name
 from kubetune.status.activity import active_seconds
-from kubetune.status.attempts import Trouble, attempt_of, ended, is_over, refused
+from kubetune.status.attempts import Trouble, attempt_of, ended, is_over, refused, unmounted
 from kubetune.status.decision import Seen
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 POD_EXPECTED = timedelta(seconds=3)
-"""A Job that has no pod after so long may have been refused one."""
+"""A Job that has no pod, or whose pod does not start, after so long: its events tell why."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,11 @@ async def find_attempts(client: Client, resource: Object, created: int, now: dat
     ]
     last = found[-1] if found else None
     newest = jobs[last.number] if last else None
-    if (
-        newest
-        and last
-        and last.state == "Pending"
-        and not last.has_pod
-        and now - last.created >= POD_EXPECTED
-    ):
-        found[-1] = replace(last, trouble=await why_no_pod(client, newest))
+    if newest and last and last.state == "Pending" and now - last.created >= POD_EXPECTED:
+        if not last.has_pod:
+            found[-1] = replace(last, trouble=await why_no_pod(client, newest))
+        elif last.mounting:
+            found[-1] = replace(last, trouble=await _unmounted(client, namespace, last.mounting))
     alive = [pod["metadata"]["name"] for pod in own if not is_over(pod)]
     return Attempts(Seen(found, alive, active_seconds(own, now)), newest)
 
@@ -83,3 +80,8 @@ async def why_no_pod(client: Client, job: Object) -> Trouble | None:
         fields={"involvedObject.uid": job["metadata"]["uid"], "reason": "FailedCreate"},
     )
     return refused(events)
+
+
+async def _unmounted(client: Client, namespace: str, uid: str) -> Trouble | None:
+    """Why the volumes of a pod are not there (a Secret, a claim): only its events tell."""
+    return unmounted(await client.list("Event", namespace, fields={"involvedObject.uid": uid}))

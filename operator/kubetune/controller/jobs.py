@@ -226,7 +226,7 @@ def _again(
         return None if wanted.ttl_seconds_after_finished is None else 0
     if isinstance(decision, Wait) and decision.until:
         return max(0.1, (decision.until - now).total_seconds())
-    if observed.last and not observed.last.has_pod:
+    if observed.last and (not observed.last.has_pod or observed.last.mounting):
         return SOON_SECONDS
     if observed.resources.met and observed.dependencies.met is not None:
         return None

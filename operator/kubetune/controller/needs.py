@@ -27,7 +27,7 @@ async def find_base(client: Client, namespace: str, name: str, spec: JobSpec) ->
         return None, NOTHING_NEEDED
     source = spec.base_model
     if source.job_ref is None:
-        return base_model(source.uri or "", source.digest), NOTHING_NEEDED
+        return base_model(source.uri or "", source.digest, source.secret_ref), NOTHING_NEEDED
     try:
         base, need = await _artifact_of(client, namespace, source.job_ref)
         if not need.met and (circle := await _circle(client, namespace, name, source.job_ref)):

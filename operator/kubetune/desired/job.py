@@ -9,7 +9,7 @@ from typing import Any
 from kubetune.api.kinds import KINDS
 from kubetune.api.labels import ACTIVE_ANNOTATION, ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
 from kubetune.api.resources import gpu_of
-from kubetune.api.runspec import CA_PATH, GPU_VARIABLE, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
+from kubetune.api.runspec import CA_PATH, CACHE_ROOT, GPU_VARIABLE, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
 from kubetune.desired.common import (
     container_security,
     merged_env,
@@ -18,8 +18,8 @@ from kubetune.desired.common import (
     pod_security,
     shared_memory,
 )
-from kubetune.desired.runspec import uris
-from kubetune.desired.volumes import locate, mounts
+from kubetune.desired.runspec import secrets, uris
+from kubetune.desired.volumes import locate, mounts, secret_mounts
 
 TOKEN_AUDIENCE = "kubetune-progress"
 TOKEN_SECONDS = 3600
@@ -145,7 +145,7 @@ def pod_spec(
 ) -> dict[str, Any]:
     """The training pod."""
     compute = resource["spec"].get("compute") or {}
-    volumes, volume_mounts = mounts([locate(uri) for uri in uris(spec)], locate(spec.output.uri).volume)
+    volumes, volume_mounts = _volumes(spec)
     run_folder, token_folder = str(PurePosixPath(RUN_SPEC_PATH).parent), str(PurePosixPath(TOKEN_PATH).parent)
     token = {
         "path": PurePosixPath(TOKEN_PATH).name,
@@ -199,6 +199,19 @@ def pod_spec(
     if compute.get("serviceAccountName"):
         out["serviceAccountName"] = compute["serviceAccountName"]
     return out
+
+
+def _volumes(spec: RunSpec) -> tuple[list[Any], list[Any]]:
+    """What a run reads and writes."""
+    written = [spec.output.uri, *([spec.cache.uri] if spec.cache and spec.cache.uri else [])]
+    volumes, volume_mounts = mounts(
+        [locate(uri) for uri in uris(spec)], [locate(uri).volume for uri in written]
+    )
+    if spec.cache:
+        volumes.append({"name": "cache", "emptyDir": {}})
+        volume_mounts.append({"name": "cache", "mountPath": CACHE_ROOT})
+    secret_volumes, secret_volume_mounts = secret_mounts(secrets(spec))
+    return [*volumes, *secret_volumes], [*volume_mounts, *secret_volume_mounts]
 
 
 def resources(wanted: Mapping[str, Any]) -> dict[str, Any]:

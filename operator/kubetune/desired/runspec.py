@@ -3,17 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from kubetune.api.data import Evaluation, FineTuneSource, MixtureSource
+from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
 from kubetune.api.finetunejob import FineTuneJobSpec, Lora
 from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.runspec import (
+    CACHE_ROOT,
+    SECRET_ROOT,
     JobIdentity,
+    RunCache,
     RunData,
     RunModel,
     RunOutput,
+    RunSecret,
     RunSource,
     RunSpec,
 )
+from kubetune.api.source import SecretRef
+from kubetune.api.training import Compute
+from kubetune.api.uris import inner_path, is_remote
 from kubetune.desired.volumes import locate
 
 JobSpec = PretrainJobSpec | FineTuneJobSpec
@@ -48,7 +55,7 @@ def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) 
             tokenizer=spec.tokenizer.train,
             data=RunData(
                 sources=[
-                    source(s.name, s.uri, "text", weight=s.weight, text_field=s.text_field)
+                    source(s.name, s.uri, "text", s.secret_ref, weight=s.weight, text_field=s.text_field)
                     for s in _by_name(spec.data.mixture)
                 ],
                 sequence_length=spec.data.sequence_length,
@@ -57,11 +64,13 @@ def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) 
             evaluation=Evaluation(),
             pretrain=spec.training,
             checkpoint=spec.checkpoint,
+            cache=cache(spec.compute, [s.uri for s in spec.data.mixture]),
             output=output(resource, spec.output.storage_uri),
         )
     if base is None:
         raise ValueError("a FineTuneJob needs a resolved base model")
     measured = spec.evaluation.data
+    read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
     return RunSpec(
         job=identity(resource),
         stage=spec.stage,
@@ -69,16 +78,20 @@ def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) 
         lora=(spec.lora or Lora()) if spec.method == "lora" else None,
         model=base,
         data=RunData(
-            sources=[source(s.name, s.uri, s.format, weight=s.weight) for s in _by_name(spec.data.sources)],
+            sources=[
+                source(s.name, s.uri, s.format, s.secret_ref, weight=s.weight)
+                for s in _by_name(spec.data.sources)
+            ],
             sequence_length=spec.data.sequence_length,
             packing=spec.data.packing,
             prompt_loss=spec.data.prompt_loss,
             validation_fraction=spec.data.validation.fraction,
         ),
         evaluation=spec.evaluation,
-        evaluation_source=source("evaluation", measured.uri, measured.format) if measured else None,
+        evaluation_source=evaluation_source(measured) if measured else None,
         finetune=spec.training,
         checkpoint=spec.checkpoint,
+        cache=cache(spec.compute, read),
         output=output(resource, spec.output.storage_uri),
     )
 
@@ -101,31 +114,89 @@ def output(resource: Mapping[str, Any], storage_uri: str) -> RunOutput:
     return RunOutput(uri=uri, path=locate(uri).mounted)
 
 
-def source(name: str, uri: str, format: Any, *, weight: float = 1.0, text_field: str = "text") -> RunSource:
-    """A part of the data, as it lies in the pod."""
-    location = locate(uri)
+def source(
+    name: str,
+    uri: str,
+    format: Any,
+    secret_ref: SecretRef | None = None,
+    *,
+    weight: float = 1.0,
+    text_field: str = "text",
+    place: str = "data",
+) -> RunSource:
+    """A part of the data, as it lies in the pod.
+
+    Args:
+        name: in reports.
+        uri: as in the job.
+        format: shape of a record.
+        secret_ref: credentials of a remote source.
+        weight: as in the job.
+        text_field: as in the job.
+        place: folder for the links of remote sources.
+    """
+    path, root = _in_pod(uri, f"{place}/{name}")
     return RunSource(
         name=name,
         uri=uri,
-        path=location.mounted,
-        root=location.root,
+        path=path,
+        root=root,
+        secret=_secret(secret_ref),
         format=format,
         weight=weight,
         text_field=text_field,
     )
 
 
-def base_model(uri: str, digest: str | None) -> RunModel:
+def evaluation_source(measured: EvaluationData) -> RunSource:
+    """The evaluation's own data, apart from the others: one of them may have the same name."""
+    return source("evaluation", measured.uri, measured.format, measured.secret_ref, place="held-out")
+
+
+def base_model(uri: str, digest: str | None, secret_ref: SecretRef | None = None) -> RunModel:
     """A base that lies in a folder."""
-    location = locate(uri)
-    return RunModel(uri=uri, path=location.mounted, root=location.root, digest=digest)
+    path, root = _in_pod(uri, "model")
+    return RunModel(uri=uri, path=path, root=root, secret=_secret(secret_ref), digest=digest)
+
+
+def cache(compute: Compute, read: Sequence[str]) -> RunCache | None:
+    """Where the remote ones of some URIs are downloaded to."""
+    if not any(is_remote(uri) for uri in read):
+        return None
+    if compute.cache is None:
+        return RunCache(path=f"{CACHE_ROOT}/downloads")
+    return RunCache(uri=compute.cache.uri, path=locate(compute.cache.uri).mounted)
+
+
+def _in_pod(uri: str, link: str) -> tuple[str, str]:
+    """Path and root of what a URI means."""
+    if not is_remote(uri):
+        location = locate(uri)
+        return location.mounted, location.root
+    root = f"{CACHE_ROOT}/{link}"
+    return f"{root}/{inner_path(uri)}".rstrip("/"), root
+
+
+def _secret(ref: SecretRef | None) -> RunSecret | None:
+    return RunSecret(name=ref.name, path=f"{SECRET_ROOT}/{ref.name}") if ref else None
 
 
 def uris(spec: RunSpec) -> list[str]:
-    """Every URI that a run touches."""
+    """Every URI of a volume that a run touches."""
     found = [spec.output.uri, *(s.uri for s in spec.data.sources)]
     if spec.model.uri:
         found.append(spec.model.uri)
     if spec.evaluation_source:
         found.append(spec.evaluation_source.uri)
-    return found
+    if spec.cache and spec.cache.uri:
+        found.append(spec.cache.uri)
+    return [uri for uri in found if not is_remote(uri)]
+
+
+def secrets(spec: RunSpec) -> list[RunSecret]:
+    """The Secrets that a run reads, each once."""
+    read = [*(source.secret for source in spec.data.sources), spec.model.secret]
+    if spec.evaluation_source:
+        read.append(spec.evaluation_source.secret)
+    found = {secret.name: secret for secret in read if secret}
+    return [found[name] for name in sorted(found)]

@@ -1,10 +1,10 @@
 """URIs as volumes: where `pvc://claim/path` and `configmap://name/key` lie in a pod."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.runspec import CONFIGMAP_ROOT, PVC_ROOT
+from kubetune.api.runspec import CONFIGMAP_ROOT, PVC_ROOT, RunSecret
 
 PVC = "pvc://"
 CONFIGMAP = "configmap://"
@@ -45,22 +45,35 @@ def locate(uri: str) -> Location:
     raise ValueError(f"{uri} is neither pvc:// nor configmap://")
 
 
-def mounts(locations: Iterable[Location], writable: str | None = None) -> tuple[list[Any], list[Any]]:
+def mounts(locations: Iterable[Location], writable: Collection[str] = ()) -> tuple[list[Any], list[Any]]:
     """Volumes and volume mounts of some locations, each claim and ConfigMap once.
 
     Args:
         locations: what is to be mounted.
-        writable: the claim that may be written; all else is read-only.
+        writable: the claims that may be written; all else is read-only.
     """
     volumes, volume_mounts = [], []
     wanted = sorted({(not location.is_claim, location.volume): location for location in locations}.items())
     for number, ((is_configmap, name), location) in enumerate(wanted):
         volume_name = f"{'configmap' if is_configmap else 'claim'}-{number}"
-        read_only = is_configmap or name != writable
+        read_only = is_configmap or name not in writable
         if is_configmap:
             volumes.append({"name": volume_name, "configMap": {"name": name}})
         else:
             # Read-only at the mount, not at the claim: the same claim may be writable in this pod.
             volumes.append({"name": volume_name, "persistentVolumeClaim": {"claimName": name}})
         volume_mounts.append({"name": volume_name, "mountPath": location.root, "readOnly": read_only})
+    return volumes, volume_mounts
+
+
+def secret_mounts(secrets: Iterable[RunSecret]) -> tuple[list[Any], list[Any]]:
+    """Volumes and volume mounts of the sources' Secrets: read-only folders, and not one that is missing is
+    passed over."""
+    volumes, volume_mounts = [], []
+    for number, secret in enumerate(secrets):
+        name = f"secret-{number}"
+        # Readable by the group of the pod alone.
+        source = {"secretName": secret.name, "optional": False, "defaultMode": 0o440}
+        volumes.append({"name": name, "secret": source})
+        volume_mounts.append({"name": name, "mountPath": secret.path, "readOnly": True})
     return volumes, volume_mounts

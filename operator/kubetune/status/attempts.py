@@ -1,5 +1,6 @@
 """What a child Job and its pods say about an attempt. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +58,8 @@ class Attempt:
     """Where it stands. Succeeded only with the artifact's facts at hand."""
     has_pod: bool = True
     """Whether there is a pod to look at."""
+    mounting: str | None = None
+    """UID of a pod whose Secrets may be awaited: of these, only its events tell."""
     last_word: TerminationMessage | None = None
     """What the trainer said at its end."""
     trouble: Trouble | None = None
@@ -104,7 +107,8 @@ def attempt_of(number: int, job: Mapping[str, Any], pods: Sequence[Mapping[str, 
     if finished is None:
         # Of a pod that has ended, the Job controller tells in a moment what is to follow.
         begun = pod is not None and pod.get("status", {}).get("phase", "Pending") != "Pending"
-        return Attempt(**common, state="Running" if begun else "Pending", trouble=trouble_of(pod))
+        common |= {"trouble": trouble_of(pod), "mounting": None if begun else _mounting(pod)}
+        return Attempt(**common, state="Running" if begun else "Pending")
     judged, failure = judge(pod, terminated, last_word, malformed)
     return Attempt(**common, state="Failed", outcome=judged, failure=failure, finished=finished)
 
@@ -174,11 +178,37 @@ def _unscheduled(pod: Mapping[str, Any], condition: Mapping[str, Any]) -> Troubl
     return Trouble(reason, message, Reason.UNSCHEDULABLE, pod["metadata"]["name"])
 
 
+def _mounting(pod: Mapping[str, Any] | None) -> str | None:
+    """UID of a pod with Secrets that is on a node, and none of whose containers has been made."""
+    spec = (pod or {}).get("spec", {})
+    waiting = _container(pod).get("state", {}).get("waiting", {}).get("reason", "ContainerCreating")
+    awaits = spec.get("nodeName") and any("secret" in volume for volume in spec.get("volumes", []))
+    return str(pod["metadata"]["uid"]) if pod and awaits and waiting == "ContainerCreating" else None
+
+
+def unmounted(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
+    """Why a pod's volumes are not there, where that is the newest of its events."""
+    newest = _newest(events)
+    if newest is None or newest.get("reason") != "FailedMount":
+        return None
+    message = str(newest.get("message", ""))
+    # The kubelet's own words hold a directory that is another one for each pod, which would be news.
+    if found := re.search(r'secrets? "(?P<name>[^"]+)" not found', message):
+        return Trouble(
+            "SecretNotFound", f"Secret {found['name']} does not exist: create it", Reason.CONTAINER_ERROR
+        )
+    return Trouble("FailedMount", message, Reason.CONTAINER_ERROR)
+
+
 def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
     """Why the Job controller cannot make a pod (Pod Security, a quota), by its FailedCreate events."""
-    newest = max(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""), default=None)
+    newest = _newest(events)
     if newest is None:
         return None
     # Each try has a name of its own, which would be news each time.
     _, _, why = str(newest.get("message", "")).partition(" is forbidden: ")
     return Trouble("PodsRefused", why or str(newest.get("message", "")), Reason.PODS_REFUSED)
+
+
+def _newest(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    return max(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""), default=None)

@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kubetune.api.kinds import NAME_LENGTH
+from kubetune.api.source import BaseSource
 from kubetune.api.status import JobStatus
 from kubetune.desired.job import Settings, Turn, config_map, config_map_of, job, job_name
 from kubetune.desired.runspec import base_model, parse_spec, run_spec
@@ -65,7 +66,10 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     base_job = next((d for d in rest if "status" in d), None)
     turn = Turn(**next((d for d in rest if "attempt" in d), {"attempt": 1}))
     source = resource["spec"].get("baseModel", {})
-    base = base_model(source["uri"], source.get("digest")) if "uri" in source else None
+    base = None
+    if "uri" in source:
+        typed = BaseSource.model_validate(source)
+        base = base_model(typed.uri or "", typed.digest, typed.secret_ref)
     if base_job:
         artifact = JobStatus.model_validate(base_job["status"]).artifact
         assert artifact
