@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [
-    f"tests.fixtures.{name}" for name in ("cluster", "crds", "golden", "helm", "world", "chaos", "crash")
+    f"tests.fixtures.{name}"
+    for name in ("cluster", "crds", "golden", "helm", "s3", "world", "chaos", "crash")
 ]
 
 # Quick ones first. A folder's name is also the mark of its tests, where there is such a mark.

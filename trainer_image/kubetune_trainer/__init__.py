@@ -2,6 +2,7 @@
 
     main       the process: signals, last word, exit code
     run        one run in order: data, model, baseline, training, evaluation, artifact
+    sources    what is downloaded first: https, s3, hf
     objectives what is learned (clm, sft): run spec -> stream of rows, held-out rows
     methods    what is trainable (full, lora): base model -> trainable model -> files
     data       files -> records -> examples -> tokens -> rows

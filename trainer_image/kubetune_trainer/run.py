@@ -34,6 +34,7 @@ from kubetune_trainer.progress import StepReporter, named
 from kubetune_trainer.report.facts import Facts
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.sources.localize import localize
 
 OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft}
 METHODS: dict[str, ModuleType] = {"full": full, "lora": lora}
@@ -84,6 +85,7 @@ class _Run:
         )
         self.method = METHODS[spec.method]
         stop.check()
+        localize(spec, self.outcome.progress, stop)
 
         base_digest = None
         if spec.model.path is not None:

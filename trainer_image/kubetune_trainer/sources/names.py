@@ -1,0 +1,112 @@
+"""Which files of a listing a path or pattern means, as `data.read` reads a mounted folder."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from kubetune_trainer.data.read import SUFFIXES
+from kubetune_trainer.errors import DataError
+
+# What we never load: formats that can run code, and other frameworks' weights.
+_OTHER_WEIGHTS = {
+    ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pb", ".pickle", ".pkl",
+    ".pt", ".pth", ".tflite",
+}  # fmt: skip
+Choose = Callable[[Iterable[str], str, str], list[str]]
+"""(names, path, where) -> those that are meant."""
+
+
+def fixed_folder(path: str) -> str:
+    """The folders before the first * of a pattern; the whole of a path without one."""
+    parts = path.split("/")
+    first = next((i for i, part in enumerate(parts) if "*" in part), len(parts))
+    return "/".join(parts[:first])
+
+
+def choose_data(names: Iterable[str], path: str, where: str) -> list[str]:
+    """The data files that a file, a folder or a pattern means.
+
+    Args:
+        names: paths of files.
+        path: what is meant; empty for everything.
+        where: the source, for messages.
+
+    Raises:
+        DataError: there are none.
+    """
+    names = list(names)
+    if path in names:
+        if PurePosixPath(path).suffix not in SUFFIXES:
+            raise DataError(f"{where}: {path} must end in .jsonl, .json or .txt: rename it")
+        return [path]
+    meant = re.compile(f"({_expression(path)})(/.*)?" if path else ".*", re.DOTALL)
+    below = len(PurePosixPath(fixed_folder(path)).parts)
+    found = [n for n in names if meant.fullmatch(n)]
+    if not found:
+        raise DataError(f"{where}: nothing is there: put the data there or correct the uri")
+    found = [
+        n
+        for n in found
+        if PurePosixPath(n).suffix in SUFFIXES
+        and not any(part.startswith(".") for part in PurePosixPath(n).parts[below:])
+    ]
+    if not found:
+        raise DataError(f"{where}: no .jsonl, .json or .txt file is there: put one there")
+    return found
+
+
+def choose_model(names: Iterable[str], path: str, where: str) -> list[str]:
+    """The files of a model's folder that are of use.
+
+    Raises:
+        DataError: no weights are among them.
+    """
+    inside = [n for n in names if not path or n.startswith(f"{path}/")]
+    if not inside:
+        raise DataError(f"{where}: nothing is there: put the model there or correct the uri")
+    below = len(PurePosixPath(path).parts)
+    found = [
+        n
+        for n in inside
+        if PurePosixPath(n).suffix not in _OTHER_WEIGHTS
+        and not (n.endswith(".safetensors") and PurePosixPath(n).name.startswith("consolidated"))
+        and not any(part.startswith(".") for part in PurePosixPath(n).parts[below:])
+    ]
+    if not any(n.endswith(".safetensors") for n in found):
+        raise DataError(f"{where}: no *.safetensors are there: name a model in that format, or convert it")
+    return found
+
+
+def check_places(names: Iterable[str], where: str) -> None:
+    """Refuse names that are no paths of their own below a folder.
+
+    Raises:
+        DataError: names one of them.
+    """
+    known = set(names)
+    for name in known:
+        parts = name.split("/")
+        folders = {"/".join(parts[:i]) for i in range(1, len(parts))}
+        if any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts) or not _is_plain(name):
+            raise DataError(f"{where}: {name!r} is no path of a file: rename it or choose another uri")
+        if taken := folders & known:
+            raise DataError(f"{where}: {min(taken)!r} is both a file and a folder: rename one of them")
+
+
+def _is_plain(name: str) -> bool:
+    return not re.search(r"[\x00-\x1f\x7f]", name)
+
+
+def _expression(path: str) -> str:
+    """A regular expression of a pattern: * within one name, ** over any number of folders."""
+    while path.endswith("/**"):
+        path = path.removesuffix("/**")  # what is below is meant in any case
+    parts = path.split("/")
+    out = ""
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            out += ".*" if last else "([^/]+/)*"
+        else:
+            out += "[^/]*".join(map(re.escape, part.split("*"))) + ("" if last else "/")
+    return out
