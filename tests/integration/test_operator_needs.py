@@ -23,6 +23,9 @@ MISSING = {
 }
 
 
+BUCKET = {"name": "web", "uri": "s3://corpus/a.jsonl", "secretRef": {"name": "bucket"}}
+
+
 @dataclass(frozen=True)
 class Worlds:
     """A namespace for each thing that goes wrong for all its jobs."""
@@ -49,6 +52,7 @@ def waiting(operator_world: World) -> Iterator[Worlds]:
     missing.pretrain("no-claim", "succeed", output={"storageUri": "pvc://later"})
     missing.pretrain("no-map", "succeed", uri="configmap://later/corpus.jsonl")
     missing.pretrain("no-key", "succeed", uri="configmap://data/corpus.jsonl")
+    missing.pretrain("no-secret", "succeed", data={"mixture": [BUCKET]})
     missing.finetune("no-base-claim", "succeed", base={"uri": "pvc://base/model"})
     yield worlds
     for world in (worlds.missing, worlds.quota, worlds.policy):
@@ -64,6 +68,8 @@ def mended(waiting: Worlds) -> Worlds:
     missing = waiting.missing
     missing.claim("later")
     missing.claim("base")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}}
+    missing.create(missing.path("secrets"), secret)
     missing.config_map("later", **{"corpus.jsonl": "{}"})
     missing.patch(missing.path("configmaps", "data"), {"data": {"corpus.jsonl": "{}"}})
     return waiting
@@ -81,6 +87,13 @@ def test_what_is_missing_is_named(waiting: Worlds, name: str) -> None:
 def test_a_missing_claim_of_the_base_model_is_named(waiting: Worlds) -> None:
     found = waiting.missing.until_condition("no-base-claim", "ResourcesReady", "ClaimNotFound", "FineTuneJob")
     assert "PersistentVolumeClaim base" in found["message"]
+
+
+def test_a_missing_secret_of_a_source_is_named(waiting: Worlds) -> None:
+    """Though the operator may not look at Secrets: the kubelet's event tells."""
+    found = waiting.missing.until_condition("no-secret", "ResourcesReady", "SecretNotFound")
+    assert "Secret bucket does not exist: create it" in found["message"]
+    assert waiting.missing.status("no-secret")["phase"] == "Pending"
 
 
 def test_a_policy_that_refuses_the_job_is_shown(waiting: Worlds) -> None:
@@ -103,6 +116,11 @@ def test_what_was_missing_is_found(mended: Worlds, name: str) -> None:
 
 def test_the_claim_of_the_base_model_is_found(mended: Worlds) -> None:
     mended.missing.until_phase("no-base-claim", "Succeeded", "FineTuneJob")
+
+
+def test_the_secret_of_a_source_is_found_in_the_same_attempt(mended: Worlds) -> None:
+    assert mended.missing.until_phase("no-secret", "Succeeded", seconds=60)["attempts"] == 1
+    assert mended.missing.condition("no-secret", "ResourcesReady")["status"] == "True"
 
 
 def test_a_job_that_is_refused_no_more_starts(mended: Worlds) -> None:

@@ -8,7 +8,7 @@
     ├── CudaOutOfMemory     14
     ├── BaseModelMismatch   15  the base differs from the one that was asked for
     ├── NoGpu                1  the pod has a GPU that PyTorch does not see; another node may do better
-    ├── StorageError        16  the output cannot be written or read back
+    ├── StorageError        16  the output cannot be written, or a server fails
     └── Terminated         143  asked to stop; the newest checkpoint is on disk
 
 Messages say what to do.

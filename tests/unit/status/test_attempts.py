@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kubetune.api.exitcodes import EXIT_CODES, Reason
-from kubetune.status.attempts import Trouble, attempt_of, is_over, refused
+from kubetune.status.attempts import Trouble, attempt_of, is_over, refused, unmounted
 from tests.unit.status.trainers import (
     ARTIFACT,
     CREATED,
@@ -207,3 +207,42 @@ def test_a_refused_pod_is_one_piece_of_news_however_often_it_is_tried():
         "PodsRefused", "no such service account", Reason.PODS_REFUSED
     )
     assert refused([]) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "state", "node", "volumes", "awaited"),
+    [
+        ("Pending", waiting("ContainerCreating"), "n", [{"secret": {}}], True),
+        ("Pending", None, "n", [{"secret": {}}], True),
+        ("Pending", waiting("ContainerCreating"), None, [{"secret": {}}], False),
+        ("Pending", waiting("ContainerCreating"), "n", [{"emptyDir": {}}], False),
+        ("Pending", waiting("ImagePullBackOff"), "n", [{"secret": {}}], False),
+        ("Running", {"running": {}}, "n", [{"secret": {}}], False),
+    ],
+)
+def test_events_of_a_pod_are_asked_for_only_while_its_secrets_may_be_awaited(
+    phase: str, state: Any, node: str | None, volumes: list[Any], awaited: bool
+):
+    found = pod(phase, state)
+    found["metadata"]["uid"] = "p"
+    found["spec"] = {"volumes": volumes} | ({"nodeName": node} if node else {})
+    assert attempt_of(1, job(), [found]).mounting == ("p" if awaited else None)
+
+
+def test_a_secret_that_is_not_there():
+    def event(when: str, reason: str, message: str = "") -> dict[str, str]:
+        return {"lastTimestamp": when, "reason": reason, "message": message}
+
+    missing = 'MountVolume.SetUp failed for volume "secret-0" : secret "hub" not found'
+    scheduled, failed = event(CREATED, "Scheduled"), event(ENDED, "FailedMount", missing)
+    assert unmounted([failed, scheduled]) == Trouble(
+        "SecretNotFound", "Secret hub does not exist: create it", Reason.CONTAINER_ERROR
+    )
+    other = event(ENDED, "FailedMount", "timed out waiting for the condition")
+    assert unmounted([scheduled, other]) == Trouble(
+        "FailedMount", "timed out waiting for the condition", Reason.CONTAINER_ERROR
+    )
+    assert unmounted([event(CREATED, "FailedMount", missing), event(ENDED, "Pulling")]) is None, (
+        "it was mended"
+    )
+    assert unmounted([]) is None
