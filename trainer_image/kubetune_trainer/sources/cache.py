@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -149,7 +150,8 @@ def entry(cache: Path, place: str, files: Sequence[RemoteFile]) -> Entry:
 
 def link(root: Path, folder: Path) -> None:
     """Have a source found at its root."""
-    temporary = root.with_name(f".{root.name}.link")
+    # Processes of one run may share the folder.
+    temporary = root.with_name(f".{root.name}.{os.getpid()}.link")
     with storing(root):
         root.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)

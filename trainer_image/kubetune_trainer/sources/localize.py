@@ -88,7 +88,7 @@ async def _while_not_stopped(work: Coroutine[Any, Any, None], stop: Stop) -> Non
         await asyncio.wait([task], timeout=STOP_SECONDS)
     if not task.done():
         task.cancel()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
         stop.check()
     await task
 
