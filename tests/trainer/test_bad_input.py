@@ -9,7 +9,7 @@ import torch
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Lora
-from kubetune.api.runspec import RunModel, RunSpec
+from kubetune.api.runspec import RunModel, RunOutput, RunSpec
 from kubetune_trainer import main, termination
 from kubetune_trainer import run as runs
 from tests.fixtures.runs import TINY_LLAMA, finetune_spec, pretrain_spec, source, write_jsonl
@@ -24,6 +24,13 @@ def finetune(tmp: Path, base: Path, *content: object, form: str = "alpaca", **ch
     return finetune_spec(
         tmp / "out", base, source(write_jsonl(tmp / "x.jsonl", list(content)), form), **changes
     )
+
+
+def leading_out(tmp: Path, spec: RunSpec) -> RunSpec:
+    (tmp / "volume").mkdir()
+    (tmp / "volume/link").symlink_to(tmp / "elsewhere")
+    output = RunOutput(uri="pvc://out/link/x", path=str(tmp / "volume/link/x"))
+    return spec.model_copy(update={"output": output})
 
 
 GOOD = [{"instruction": f"q{i}", "output": f"a{i}"} for i in range(20)]
@@ -95,6 +102,10 @@ CASES = {
     "output is a file": (
         lambda t, b: ((t / "out").write_text(""), pretrain(t, b, *TEXTS))[1],
         (16, "check free space and permissions"),
+    ),
+    "output leads out of its volume": (
+        lambda t, b: leading_out(t, pretrain(t, b, *TEXTS)),
+        (10, "pvc://out/link/x leads out of its volume by a symbolic link: choose another folder"),
     ),
     "diverges": (
         lambda t, b: pretrain(t, b, *TEXTS, config=TINY_LLAMA | {"rms_norm_eps": -1.0}),

@@ -11,8 +11,22 @@ from kubetune.artifacts.digest import digest_of, files_of
 from kubetune.artifacts.manifest import Manifest, ManifestError, ManifestFile, read_manifest, write_manifest
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.files import seal, writing
+from kubetune_trainer.files import leads_into, seal, writing
 from kubetune_trainer.log import say
+
+
+def check_output(spec: RunSpec) -> None:
+    """What is written must lie on the volume, or it would be gone with the pod.
+
+    Raises:
+        InvalidSpec: a link on the way leads out.
+    """
+    _, _, below = spec.output.uri.partition("://")[2].partition("/")
+    root = spec.output.path.removesuffix(below) or "/"
+    if not leads_into(Path(spec.output.path), Path(root)):
+        raise InvalidSpec(
+            f"{spec.output.uri} leads out of its volume by a symbolic link: choose another folder"
+        )
 
 
 def write(

@@ -10,6 +10,14 @@ from safetensors import SafetensorError
 from kubetune_trainer.errors import StorageError
 
 
+def leads_into(path: Path, root: Path) -> bool:
+    """Whether a path, with all its links followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # up to Python 3.12 links in a circle are a RuntimeError
+        return False
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure to write into a StorageError that names the place.

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from kubetune.artifacts.digest import UnsafePath, folder_digest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec, known
+from kubetune_trainer.files import leads_into
 
 
 def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
@@ -102,7 +103,7 @@ def base_digest(path: str, root: str | None, expected: str | None) -> str:
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(f"the base model's folder {folder.name} does not exist: put the model there")
-    if root is not None and not folder.resolve().is_relative_to(Path(root).resolve()):
+    if root is not None and not leads_into(folder, Path(root)):
         raise BaseModelMismatch("the base model's folder leads out of its volume by a symbolic link")
     try:
         found = folder_digest(folder)

@@ -53,6 +53,7 @@ def run(spec: RunSpec, outcome: Outcome, stop: Stop) -> None:
     Raises:
         TrainerError: see `errors`.
     """
+    artifact.check_output(spec)
     done = artifact.finished(spec)
     if done is None:
         _Run(spec, outcome, stop).run()

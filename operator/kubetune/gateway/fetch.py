@@ -27,7 +27,10 @@ def resolve(path: str, root: str) -> Path:
     Raises:
         Refused: NotFound, or UnsafeFile when it lies outside its volume.
     """
-    real, volume = Path(path).resolve(), Path(root).resolve()
+    try:
+        real, volume = Path(path).resolve(), Path(root).resolve()
+    except (OSError, RuntimeError) as error:  # up to Python 3.12 links in a circle are a RuntimeError
+        raise Refused(Reason.UNSAFE_FILE, f"{path} is a link that leads nowhere: replace it") from error
     if not real.is_relative_to(volume):
         raise Refused(Reason.UNSAFE_FILE, f"{path} leads out of its volume: replace the link by a folder")
     if not volume.is_dir():

@@ -31,6 +31,22 @@ def link_folder(folder: Path) -> None:
     (folder / "sub").symlink_to("/etc")
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / "config.json").symlink_to("config.json")
+
+
+def link_to_nothing(folder: Path) -> None:
+    (folder / "config.json").symlink_to("nothing.json")
+
+
+def link_in_a_circle(folder: Path) -> None:
+    (folder / "sub").symlink_to(".")
+
+
+def link_to_the_process(folder: Path) -> None:
+    (folder / "environ.json").symlink_to("/proc/self/environ")
+
+
 def pipe(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
 
@@ -57,7 +73,20 @@ def code(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [link_file, link_folder, pipe, unix_socket, pickle, deep_pickle_in_capitals, code]
+    "harm",
+    [
+        link_file,
+        link_folder,
+        link_to_itself,
+        link_to_nothing,
+        link_in_a_circle,
+        link_to_the_process,
+        pipe,
+        unix_socket,
+        pickle,
+        deep_pickle_in_capitals,
+        code,
+    ],
 )
 def test_refuses_what_is_no_plain_file(tmp_path: Path, harm):
     source = write_adapter(tmp_path / "a")
@@ -82,6 +111,17 @@ def test_a_folder_must_lie_inside_its_volume(tmp_path: Path):
     with pytest.raises(Refused) as caught:
         resolve(str(volume / "a"), str(volume))
     assert caught.value.reason is Reason.UNSAFE_FILE
+
+
+@pytest.mark.parametrize("target", ["a", "/proc/self/root", "/proc/self/cwd", "..", "../volume/../.."])
+def test_a_folder_that_is_an_odd_link(tmp_path: Path, target: str):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "a").symlink_to(target)
+    with pytest.raises(Refused) as caught:
+        resolve(str(volume / "a"), str(volume))
+    assert caught.value.reason is Reason.UNSAFE_FILE
+    assert fingerprint(volume / "nothing" / "a") is None
 
 
 def test_a_link_that_stays_inside_its_volume_is_fine(tmp_path: Path):

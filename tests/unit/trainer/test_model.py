@@ -1,10 +1,13 @@
 import copy
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from kubetune.artifacts.digest import folder_digest
+from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
 from kubetune_trainer.model import base_digest, create, load
 from tests.fixtures.runs import TINY_LLAMA
@@ -67,6 +70,56 @@ def test_a_folder_that_is_no_model(folder: Path, tokenizer, damage, message: str
         load(folder, torch.float32, tokenizer, 32)
 
 
+class Harm:
+    """Pickled, it leaves a mark when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def put_code(folder: Path, mark: Path) -> None:
+    """Python files that leave a mark when they are imported, and every file that may name them does."""
+    (folder / "evil.py").write_text(
+        f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+        "from transformers import *\nclass Evil: pass\n"
+    )
+    auto = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+    for name in ("config.json", "tokenizer_config.json"):
+        text = json.loads((folder / name).read_text())
+        text["auto_map"] = {
+            key: ["evil.Evil", "evil.Evil"] if key == auto[2] else "evil.Evil" for key in auto
+        }
+        (folder / name).write_text(json.dumps(text))
+
+
+def test_a_base_runs_no_code(folder: Path, tokenizer, tmp_path: Path):
+    mark = tmp_path / "mark"
+    pickled = pickle.dumps(Harm(mark))
+    (folder / "pytorch_model.bin").write_bytes(pickled)
+    (folder / "optimizer.pt").write_bytes(pickled)
+    put_code(folder, mark)
+    # It has weights and a tokenizer of known kinds beside: they are taken.
+    assert load(folder, torch.float32, load_tokenizer(folder), 32).num_parameters() > 0
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InvalidSpec, match="cannot be loaded"):
+        load(folder, torch.float32, tokenizer, 32)
+    for name in ("config.json", "tokenizer_config.json"):
+        text = json.loads((folder / name).read_text()) | {"model_type": "evil", "tokenizer_class": "Evil"}
+        (folder / name).write_text(json.dumps(text))
+    with pytest.raises(InvalidSpec, match="cannot be loaded"):
+        load(folder, torch.float32, tokenizer, 32)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InvalidSpec, match="no usable tokenizer"):
+        load_tokenizer(folder)
+    assert not mark.exists()
+    # The trap works.
+    pickle.loads(pickled)
+    assert mark.exists()
+
+
 def test_a_tokenizer_that_belongs_to_another_model(folder: Path, tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["<new>"])
@@ -82,6 +135,9 @@ def test_digests(folder: Path):
         base_digest(str(folder), None, "sha256:0")
     with pytest.raises(DataError, match="does not exist"):
         base_digest(str(folder / "none"), None, None)
+    (folder.parent / "round").symlink_to("round")
+    with pytest.raises(DataError, match="does not exist"):
+        base_digest(str(folder.parent / "round"), str(folder.parent), None)
     link = folder.parent / "inside/link"
     link.parent.mkdir()
     link.symlink_to(folder)

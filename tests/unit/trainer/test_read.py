@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,52 @@ def test_a_configmap_mount_reads_through_its_links(tmp_path: Path):
     assert files_of(source(tmp_path, root=tmp_path)) == [tmp_path / "train.jsonl"]
 
 
-@pytest.mark.parametrize("pattern", ["secret.txt", "linked/*.txt", "*", "linked"])
+def test_links_within_the_volume_are_followed_and_each_file_is_read_once(tmp_path: Path):
+    for name in ("parts/a.txt", "more/b.txt", "more/deep/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "parts/more").symlink_to("../more")
+    (tmp_path / "parts/again.txt").symlink_to("a.txt")
+    (tmp_path / "more/deep/round").symlink_to("../../parts")
+    assert [text for text, _ in texts(tmp_path / "parts", root=tmp_path)] == [
+        "parts/a.txt", "more/b.txt", "more/deep/c.txt",
+    ]  # fmt: skip
+    (tmp_path / "more/deep/round").unlink()
+    assert [text for text, _ in texts(tmp_path / "parts/**", root=tmp_path)] == [
+        "parts/a.txt", "more/b.txt", "more/deep/c.txt",
+    ]  # fmt: skip
+
+
+ODD = {
+    # name: (what it is, what is said)
+    "dangling.txt": (lambda path: path.symlink_to("nothing.txt"), "no file that can be read"),
+    "itself.jsonl": (lambda path: path.symlink_to("itself.jsonl"), "leads nowhere"),
+    "round": (lambda path: path.symlink_to("round"), "leads nowhere"),
+    "pipe.txt": (os.mkfifo, "no file that can be read"),
+    "environ.txt": (lambda path: path.symlink_to("/proc/self/environ"), "leads out of its volume"),
+    "open.txt": (lambda path: path.symlink_to("/proc/self/fd/0"), "leads out of its volume"),
+    "root": (lambda path: path.symlink_to("/proc/self/root"), "leads out of its volume"),
+    "up": (lambda path: path.symlink_to(".."), "leads out of its volume"),
+}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_file_of_the_volume_is_an_error(tmp_path: Path, name: str, alone: bool):
+    make, message = ODD[name]
+    volume = tmp_path / "volume/data"
+    volume.mkdir(parents=True)
+    (volume / "good.txt").write_text("good")
+    make(volume / name)
+    if name == "round" and not alone:
+        # It has no ending, and is no folder: nobody would take it for data.
+        assert files_of(source(volume, root=volume)) == [volume / "good.txt"]
+        return
+    with pytest.raises(DataError, match=message):
+        files_of(source(volume / name if alone else volume, root=volume))
+
+
+@pytest.mark.parametrize("pattern", ["secret.txt", "linked/*.txt", "*", "linked", "."])
 def test_nothing_outside_the_volume_is_read(tmp_path: Path, pattern: str):
     volume, outside = tmp_path / "volume", tmp_path / "outside"
     volume.mkdir()

@@ -34,7 +34,8 @@ class Record:
 
 
 def files_of(source: RunSource) -> list[Path]:
-    """Files of a source, sorted by path. Hidden files and folders are left out (a ConfigMap mount has such).
+    """Files of a source, sorted by path, each once though several links lead to it. Hidden files and folders
+    are left out (a ConfigMap mount has such).
 
     Raises:
         DataError: nothing is there, or something lies outside the source's mount.
@@ -55,15 +56,19 @@ def files_of(source: RunSource) -> list[Path]:
                 f"source {source.name}: {found[0].name} must end in .jsonl, .json or .txt: rename it"
             )
         return found
-    files = {f for path in found for f in ([path] if path.is_file() else _below(path))}
+    seen: set[Path] = set()
+    files = {f for path in found for f in (_below(path, root, source, seen) if path.is_dir() else [path])}
     files = {f for f in files if f.suffix in SUFFIXES and not _hidden(f, root)}
     if not files:
         raise DataError(
             f"source {source.name}: no .jsonl, .json or .txt file is in {source.uri}: put one there"
         )
-    for file in files:
-        _inside(file, root, source)
-    return sorted(files)
+    once: dict[Path, Path] = {}
+    for file in sorted(files):
+        once.setdefault(_inside(file, root, source), file)
+        if not file.is_file():
+            raise DataError(f"source {source.name}: {file.name} is no file that can be read: replace it")
+    return [*once.values()]
 
 
 def read_records(source: RunSource) -> Iterator[Record]:
@@ -84,8 +89,21 @@ def read_records(source: RunSource) -> Iterator[Record]:
             raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
-def _below(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.is_file()]
+def _below(folder: Path, root: Path, source: RunSource, seen: set[Path]) -> Iterator[Path]:
+    """What lies below a folder, also by way of links, which may go round in circles."""
+    real = _inside(folder, root, source)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        inside = [*folder.iterdir()]
+    except OSError as error:
+        raise DataError(
+            f"source {source.name}: folder {folder.name} cannot be read: {error.strerror}"
+        ) from error
+    for path in inside:
+        if not path.name.startswith("."):
+            yield from _below(path, root, source, seen) if path.is_dir() else [path]
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -93,12 +111,21 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in parts)
 
 
-def _inside(path: Path, root: Path, source: RunSource) -> None:
-    if not path.resolve().is_relative_to(root):
+def _inside(path: Path, root: Path, source: RunSource) -> Path:
+    """The real path, which must lie in the volume."""
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:  # up to Python 3.12 links in a circle are a RuntimeError
+        raise DataError(
+            f"source {source.name}: {path.name} is a symbolic link that leads nowhere: "
+            "put the file itself there"
+        ) from error
+    if not real.is_relative_to(root):
         raise DataError(
             f"source {source.name}: {path.name} leads out of its volume by a symbolic link: "
             "put the file itself there"
         )
+    return real
 
 
 def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:

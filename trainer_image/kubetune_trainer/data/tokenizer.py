@@ -71,7 +71,7 @@ def load(folder: Path) -> PreTrainedTokenizerBase:
         InvalidSpec: there is none, or it cannot tell where a token came from in the text.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InvalidSpec(
             f"the base model has no usable tokenizer: put its tokenizer.json there ({error})"
