@@ -24,17 +24,35 @@ LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 ENGINE_LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
 
 # Arguments that the operator sets, that would bypass the gateway, or that run code from a model's folder.
-_RESERVED_ARGS = (
-    "model|host|port|uds|root-path|ssl-.*|api-key|config|served-model-name|(no-)?enable-lora|max-loras|max-lora-rank"
-    "|lora-modules|(no-)?trust-remote-code"
-)
-_RESERVED_ARG = re.compile(f"--({_RESERVED_ARGS})(=.*)?", re.DOTALL)
+_RESERVED_ARGS = [
+    "--api-key", "--config", "--enable-lora", "--host", "--lora-modules", "--max-lora-rank", "--max-loras",
+    "--model", "--no-enable-lora", "--no-trust-remote-code", "--port", "--root-path", "--served-model-name",
+    "--ssl-", "--trust-remote-code", "--uds",
+]  # fmt: skip
+_RESERVED_PREFIX = "--ssl-"
+
+
+def _unreserved(argument: str) -> bool:
+    # vLLM takes _ for -, any beginning of a flag that fits no other, and --flag.key=value for a JSON value.
+    flag = re.split("[=.]", argument.replace("_", "-"), maxsplit=1)[0]
+    abbreviates = flag.startswith("--") and any(reserved.startswith(flag) for reserved in _RESERVED_ARGS)
+    return not abbreviates and not flag.startswith(_RESERVED_PREFIX)
+
+
 _UNRESERVED_ARGS = Check(
-    f"!self.exists(a, a.replace('_', '-').matches(r'^--({_RESERVED_ARGS})(=|$)'))",
+    "self.map(a, a.replace('_', '-').split('=')[0].split('.')[0])"
+    f".all(f, !f.startsWith('{_RESERVED_PREFIX}')"
+    f" && !(f.startsWith('--') && {_RESERVED_ARGS}.exists(r, r.startsWith(f))))",
     "remove what kubetune sets (--model, --host, --port, --served-model-name, --enable-lora; --max-loras and "
-    "--max-lora-rank by the fields maxLoras and maxLoraRank) and what it does not offer (--api-key, "
-    "--config, --lora-modules, --root-path, --ssl-*, --uds, --trust-remote-code)",
-    lambda args: not any(_RESERVED_ARG.fullmatch(a.replace("_", "-")) for a in args),
+    "--max-lora-rank by the fields maxLoras and maxLoraRank), what it does not offer (--api-key, "
+    "--config, --lora-modules, --root-path, --ssl-*, --uds, --trust-remote-code), and abbreviations of these",
+    lambda args: all(_unreserved(a) for a in args),
+)
+_VALUE_OF_ITS_OWN = re.compile("-[^=]*[.][^=]*")
+_WHOLE_ARGS = Check(
+    "self.size() == 0 || !self[self.size() - 1].matches(r'^-[^=]*[.][^=]*$')",
+    "the last argument lacks its value, and would take the one after it for that: write --flag.key=value",
+    lambda args: not args or not _VALUE_OF_ITS_OWN.fullmatch(args[-1]),
 )
 
 
@@ -112,6 +130,7 @@ class Engine(Block):
         list[Annotated[str, Field(max_length=1024)]],
         Field(max_length=64),
         _UNRESERVED_ARGS,
+        _WHOLE_ARGS,
     ] = []
     """Extra arguments of the engine, for example --max-model-len=512. What kubetune sets itself is
     refused."""
