@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from kubetune.api.progress import CheckpointStatus, NamedValue, ProgressUpdate, TrainerStatus
@@ -109,9 +110,14 @@ class Progress:
             with urllib.request.urlopen(request, timeout=TIMEOUT, context=self._tls()):  # noqa: S310
                 pass
         except (OSError, ValueError) as error:
-            if time.monotonic() - self._warned >= _WARN_EVERY:
-                self._warned = time.monotonic()
-                say("warning", text=f"progress was not reported: {error}; training goes on")
+            self._warn(str(error))
+        except HTTPException as error:
+            self._warn(f"what answered is no HTTP server ({type(error).__name__}: {str(error).strip()})")
+
+    def _warn(self, text: str) -> None:
+        if time.monotonic() - self._warned >= _WARN_EVERY:
+            self._warned = time.monotonic()
+            say("warning", text=f"progress was not reported: {text}; training goes on")
 
     def _tls(self) -> ssl.SSLContext | None:
         authority = os.environ.get("KUBEFLOW_TRAINER_SERVER_CA_CERT")

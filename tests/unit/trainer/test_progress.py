@@ -1,6 +1,7 @@
 """Against a real HTTP server."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,24 @@ def test_failures_are_said_once_and_disturb_nothing(
     out = capsys.readouterr().out
     assert out.count("progress was not reported") == 1
     assert "training goes on" in out
+
+
+def test_an_answer_that_is_no_http_does_not_end_the_reports(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", f"http://127.0.0.1:{stranger.getsockname()[1]}")
+        reporter = Progress()
+        for step, garbage in enumerate((b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 many\r\n\r\n", b"")):
+            reporter.update(step=step)
+            connection, _ = stranger.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(garbage)
+        reporter.close()
+    out = capsys.readouterr().out
+    assert out.count("progress was not reported") == 1
+    assert "no HTTP server (BadStatusLine: SSH-2.0-OpenSSH_9.2)" in out
 
 
 def test_without_a_receiver_there_is_no_thread(monkeypatch: pytest.MonkeyPatch):
