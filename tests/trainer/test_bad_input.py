@@ -67,6 +67,12 @@ CASES = {
         lambda t, b: finetune(t, b, *GOOD, held_out=0.999999),
         (11, "no example is left to train on"),
     ),
+    "all examples measured": (
+        lambda t, b: finetune(
+            t, b, *GOOD, evaluation_source=source(write_jsonl(t / "y.jsonl", list(GOOD)), "alpaca")
+        ),
+        (11, "all are in evaluation.data, too (name other data)"),
+    ),
     "no answer fits": (
         lambda t, b: finetune(t, b, *GOOD, length=8),
         (11, "no answer fits data.sequenceLength (raise it)"),

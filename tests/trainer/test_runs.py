@@ -15,7 +15,7 @@ from kubetune.api.exitcodes import Reason
 from kubetune.api.runspec import RunModel
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
-from tests.fixtures.runs import finetune_spec, pretrain_spec, sentences, source, write_jsonl
+from tests.fixtures.runs import finetune_spec, pairs, pretrain_spec, sentences, source, write_jsonl
 from tests.trainer.conftest import Run
 
 EVERYTHING = Evaluation(
@@ -150,6 +150,28 @@ def test_all_formats_together_by_epochs(run: Run, base: Path, tmp_path: Path):
         "token-accuracy",
         "exact-match",
     }
+
+
+def test_with_data_of_its_own_the_evaluation_takes_nothing_from_training_but_what_is_in_both(
+    run: Run, base: Path, tmp_path: Path
+):
+    records = pairs(40)
+    data = source(write_jsonl(tmp_path / "pairs.jsonl", [*records, records[0]]), "alpaca")
+    elsewhere = {"instruction": "What is a zebra?", "output": "An animal."}
+    own = source(write_jsonl(tmp_path / "own.jsonl", [*records[:3], elsewhere]), "alpaca", name="evaluation")
+    every_tenth = {"held_out": 0.1, "evaluation_source": own}
+    ended = run(
+        finetune_spec(
+            tmp_path / "out", base, data, **every_tenth, evaluation=Evaluation(max_examples=1), packing=False,
+            training={"max_steps": None, "epochs": 1, "global_batch_size": 1},
+        )
+    )  # fmt: skip
+    assert ended.code == 0, ended.out
+    # All of the evaluation's examples are kept out, measured or not, and each as often as it is there.
+    assert (ended.message.data.documents, ended.message.data.held_out) == (41, 4)
+    assert numbers(ended.message.trainer_status.metrics)["totalSteps"] == 37
+    assert "4 examples are in evaluation.data, too: they are not trained on" in ended.out
+    assert (tmp_path / "out/artifact/report.html").read_text().count("on 1 held-out examples") == 1
 
 
 def test_nothing_held_out_means_nothing_measured(run: Run, base: Path, corpus: Path, tmp_path: Path):

@@ -95,7 +95,7 @@ class FineTuneData(Block):
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     validation: Validation = Validation(fraction=0.1)
-    """What is held out for the evaluation."""
+    """What is held out for the evaluation; nothing where evaluation.data is set."""
 
 
 class EvaluationData(Block):
@@ -115,7 +115,8 @@ class Evaluation(Block):
     """How the result is measured, before and after training, on the same held-out examples."""
 
     data: EvaluationData | None = None
-    """Default: the examples held out by data.validation."""
+    """Default: the examples held out by data.validation. With data of its own, nothing is held out but
+    examples that are in them, too: they are not trained on."""
     metrics: Annotated[list[Metric], Field(max_length=4, json_schema_extra=SET_LIST)] = [
         "loss",
         "perplexity",

@@ -95,7 +95,7 @@ class DataStatus(Block):
     documents: int
     """Documents or examples read."""
     held_out: int
-    """Of these, held out for the evaluation."""
+    """Of these, kept out of the training: held out for the evaluation, or also in evaluation.data."""
     tokens: int
     """Tokens in the training part."""
     truncated: int = 0

@@ -85,7 +85,7 @@ class RunData(Block):
     prompt_loss: bool = False
     """Train on prompts, too."""
     validation_fraction: float
-    """Share held out."""
+    """Share held out, unless the evaluation has a data set of its own."""
 
 
 class RunModel(Block):
@@ -143,7 +143,8 @@ class RunSpec(Block):
     evaluation: Evaluation
     """How it is measured."""
     evaluation_source: RunSource | None = None
-    """Set when the evaluation has a data set of its own."""
+    """Set when the evaluation has a data set of its own: then nothing is held out of the training data but
+    what is in both."""
     pretrain: PretrainTraining | None = None
     """Optimisation of stage pretrain."""
     finetune: FineTuneTraining | None = None

@@ -18,12 +18,14 @@ from kubetune_trainer.data.rows import row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import DataError, InvalidSpec
+from kubetune_trainer.log import say
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.signals import Stop
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
-    """Read the examples, hold some out, tokenise, plan the epochs.
+    """Read the examples, hold some out (those that the evaluation's own data has, if it has any), tokenise,
+    plan the epochs.
 
     Raises:
         DataError: see `read_records`; or nothing is left to train on.
@@ -36,7 +38,8 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     loaded = [_load(source, tokenizer, spec.data.prompt_loss, stop) for source in sources]
     hashes = [source.hashes for source in loaded]
     of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
-    held = held_out(np.concatenate(hashes), spec.data.validation_fraction)
+    own = _load(spec.evaluation_source, tokenizer, False, stop) if spec.evaluation_source else None
+    held = _held(np.concatenate(hashes), own, spec.data.validation_fraction)
     examples = [e for source in loaded for e in source.examples]
     encoded = [e for source in loaded for e in source.encoded]
 
@@ -53,13 +56,16 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         store, of_source[kept], [s.weight for s in sources], length if spec.data.packing else None, seed
     )
     rows = None if training.epochs is None else max(1, rows_in(epochs, training.epochs))
+    measured = own or _held_out(
+        _Loaded(examples, encoded, np.concatenate(hashes)), held, tokenizer, spec.data.prompt_loss
+    )
     tokens = [int(store.lengths[of_source[kept] == i].sum()) for i in range(len(sources))]
     seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
     return Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(store, epochs, rows),
         total_steps=training.max_steps or math.ceil((rows or 1) / training.global_batch_size),
-        evaluation=_evaluation(spec, tokenizer, examples, encoded, np.concatenate(hashes), held, stop),
+        evaluation=_evaluation(spec, tokenizer, measured),
         data=DataStatus(
             documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
         ),
@@ -75,7 +81,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
             )
             for i, (s, h) in enumerate(zip(sources, hashes, strict=True))
         ],
-        fingerprint=fingerprint(hashes),
+        fingerprint=fingerprint([*hashes, own.hashes] if own else hashes),
         betas=(0.9, 0.999),
     )
 
@@ -109,31 +115,39 @@ def _require_each(sources: list[RunSource], left: NDArray[np.int64]) -> None:
         if not np.any(left == i):
             raise DataError(
                 f"source {source.name}: no example is left to train on: all are held out (add data or lower "
-                "data.validation.fraction), or no answer fits data.sequenceLength (raise it)"
+                "data.validation.fraction), all are in evaluation.data, too (name other data), or no answer "
+                "fits data.sequenceLength (raise it)"
             )
 
 
-def _evaluation(
-    spec: RunSpec,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: list[Example],
-    encoded: list[Encoded],
-    hashes: NDArray[np.uint64],
-    held: NDArray[np.bool_],
-    stop: Stop,
-) -> EvaluationSet:
-    """The examples of the evaluation's own data, else the held-out ones; of these, those with the smallest
-    hashes."""
-    if spec.evaluation_source is not None:
-        own = _load(spec.evaluation_source, tokenizer, False, stop)
-        examples, encoded, hashes = own.examples, own.encoded, own.hashes
-        held = np.ones(len(hashes), dtype=bool)
-    elif spec.data.prompt_loss:  # measured on the answers alone in any case
-        encoded = list(encode((render(e, tokenizer) for e in examples), tokenizer))
+def _held(hashes: NDArray[np.uint64], own: _Loaded | None, fraction: float) -> NDArray[np.bool_]:
+    """What is not trained on: where the evaluation has data of its own, nothing but what is in them, too."""
+    if own is None:
+        return held_out(hashes, fraction)
+    held = np.isin(hashes, own.hashes)
+    if held.any():
+        say("warning", text=f"{held.sum():,} examples are in evaluation.data, too: they are not trained on")
+    return held
+
+
+def _held_out(
+    loaded: _Loaded, held: NDArray[np.bool_], tokenizer: PreTrainedTokenizerBase, prompt_loss: bool
+) -> _Loaded:
+    """The held-out examples; measured on the answers alone, whatever is trained on."""
     indices = np.flatnonzero(held)
-    indices = indices[np.argsort(hashes[indices], kind="stable")][: spec.evaluation.max_examples]
+    examples = [loaded.examples[i] for i in indices]
+    if prompt_loss:
+        encoded = list(encode((render(e, tokenizer) for e in examples), tokenizer))
+    else:
+        encoded = [loaded.encoded[i] for i in indices]
+    return _Loaded(examples, encoded, loaded.hashes[indices])
+
+
+def _evaluation(spec: RunSpec, tokenizer: PreTrainedTokenizerBase, measured: _Loaded) -> EvaluationSet:
+    """Of the examples to measure, those with the smallest hashes."""
+    indices = np.argsort(measured.hashes, kind="stable")[: spec.evaluation.max_examples]
     length = spec.data.sequence_length
-    chosen = [encoded[i] for i in indices]
+    chosen = [measured.encoded[i] for i in indices]
     store = store_of(
         (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
     )
@@ -142,5 +156,5 @@ def _evaluation(
         for d in range(len(store))
         if store.lengths[d] > 1
     ]
-    asked = (question(examples[i], tokenizer) for i in indices)
+    asked = (question(measured.examples[i], tokenizer) for i in indices)
     return EvaluationSet([r for r in rows if r.targets], [q for q in asked if q is not None], len(rows))
