@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dev import images
@@ -92,12 +92,16 @@ def running() -> Iterator[Stack]:
             full.down()
 
 
-def fresh_namespace(kubectl: Kubectl) -> None:
-    """Make kubectl's namespace anew, under restricted Pod Security."""
+def fresh_namespace(kubectl: Kubectl, labels: dict[str, str] | None = None) -> None:
+    """Make kubectl's namespace anew, under restricted Pod Security and with these labels."""
     name = str(kubectl.namespace)
     kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=120s")
-    kubectl("create", "namespace", name)
-    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    metadata = {
+        "name": name,
+        "labels": {"pod-security.kubernetes.io/enforce": "restricted"} | (labels or {}),
+    }
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    replace(kubectl, namespace=None)("create", "--filename=-", stdin=json.dumps(manifest))
 
 
 def main() -> int:

@@ -3,13 +3,15 @@
 import shutil
 import sys
 import time
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 
 from dev import stack
-from dev.demo import chat, facts, watch
+from dev.cluster.report import ClusterError
+from dev.demo import chat, facts, namespace, watch
+from dev.demo.namespace import NotOurs
 from dev.demo.screen import Screen
-from dev.kubectl import Kubectl, wait_for
+from dev.kubectl import Kubectl, KubectlError, wait_for
 
 NAMESPACE = "quickstart"
 EXAMPLES = Path("examples/quickstart")
@@ -19,27 +21,47 @@ LOSS_MARGIN = {"stdlib-base": 3.0, "scope": 3.0, "kind": 2.0, "kind-v2": 3.5}
 """Nats by which each job's held-out loss must fall."""
 
 
+EXPECTED = (ClusterError, KubectlError, NotOurs, facts.ClaimFailed, chat.NotServed, TimeoutError)
+"""What can go wrong without a defect in the demo: each says in a sentence what happened."""
+
+
 def main() -> int:
-    """Tell the story."""
+    """Tell the story; returns the exit status."""
     screen = Screen()
-    with stack.running() as running:
-        kubectl = replace(running.kubectl, namespace=NAMESPACE)
-        try:
-            tell(screen, kubectl)
-        except Exception:
-            watch.diagnose(kubectl)
-            raise
-        finally:
-            kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    try:
+        with ExitStack() as at_the_end:
+            with screen.step("Set-up: the cluster, our images, the chart"):
+                running = at_the_end.enter_context(stack.running())
+                kubectl = at_the_end.enter_context(namespace.own(running.kubectl, NAMESPACE))
+            if not is_told(screen, kubectl):
+                return 1
+            with screen.step("Clean-up: what was not there before"):
+                at_the_end.close()
+    except EXPECTED as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     screen.say()
     screen.times()
     return 0
 
 
+def is_told(screen: Screen, kubectl: Kubectl) -> bool:
+    """Tell it. What went wrong is said here and now, so that no trouble in the clean-up takes its place."""
+    try:
+        tell(screen, kubectl)
+    except EXPECTED as error:
+        watch.diagnose(kubectl)
+        print(f"\nThe demo failed: {error}", file=sys.stderr, flush=True)
+        return False
+    except Exception:
+        watch.diagnose(kubectl)
+        raise
+    return True
+
+
 def tell(screen: Screen, kubectl: Kubectl) -> None:
     """The steps, in order."""
     with screen.step("Data: a corpus and instruction pairs, written by a Job to the claim `models`"):
-        stack.fresh_namespace(kubectl)
         show(screen, kubectl, "apply", "-k", str(EXAMPLES / "data"))
         kubectl("wait", "--for=condition=Complete", "job/stdlib-data", "--timeout=180s")
         print(indent(kubectl("logs", "job/stdlib-data")))

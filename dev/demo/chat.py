@@ -7,14 +7,14 @@ from typing import Any
 
 
 class NotServed(RuntimeError):
-    """The API answered with an error; carries its message."""
+    """The API answered with an error, or not at all; carries the message."""
 
 
 def call(base_url: str, path: str, body: dict[str, Any] | None = None, *, timeout: float = 60) -> Any:
     """GET, or POST with a body.
 
     Raises:
-        NotServed: the API refused, in its own words.
+        NotServed: the API refused, in its own words; or there was no answer.
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(base_url + path, data, {"Content-Type": "application/json"})
@@ -23,6 +23,8 @@ def call(base_url: str, path: str, body: dict[str, Any] | None = None, *, timeou
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise NotServed(f"{error.code}: {error.read().decode(errors='replace')[:500]}") from error
+    except OSError as error:
+        raise NotServed(f"no answer from {base_url}{path}: {error}") from error
 
 
 def models(base_url: str) -> list[str]:
