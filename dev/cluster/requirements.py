@@ -53,7 +53,8 @@ def for_size(size: str) -> None:
     """
     if platform.system() != "Linux":
         raise ClusterError(
-            "The local cluster needs Linux; on other systems use kind (make demo CLUSTER=kind)."
+            "The local cluster needs Linux; elsewhere use kind with Docker, as README.md says at the end of "
+            "`See it work`."
         )
     programs("openssl", "setpriv")
     if size == "full":
