@@ -109,7 +109,7 @@ def compare(screen: Screen, url: str) -> dict[str, str]:
     """The same prompts to the base and to each adapter; returns what `kind` said to each."""
     said = {}
     for prompt in PROMPTS:
-        answers = {model: chat.ask(url, model, prompt) for model in ("stdlib-base", "scope", "kind")}
+        answers = {model: chat.ask(url, model, prompt).text for model in ("stdlib-base", "scope", "kind")}
         screen.say(prompt)
         screen.table(["MODEL", "ANSWER"], [[model, answer] for model, answer in answers.items()])
         said[prompt] = answers["kind"]
@@ -130,12 +130,13 @@ def improve(screen: Screen, kubectl: Kubectl, before: dict[str, str]) -> None:
             every=0.1,
         )
         answers = {prompt: chat.ask(url, "kind", prompt) for prompt in PROMPTS}
+        facts.require_version(job, [answer.version for answer in answers.values()])
     lag = time.time() - watch.seconds(job["status"]["completionTime"])
     screen.say(f"from Complete to the last of {len(PROMPTS)} answers by the new version: at most {lag:.1f} s")
     screen.say(f"engine's name of the adapter: {old} -> {watch.loaded_name(kubectl, 'stdlib', 'kind')}")
     screen.say(facts.require_lower_loss(job, LOSS_MARGIN["kind-v2"]))
     screen.say(facts.require_better(kubectl.get("finetunejob", "kind"), job, "exact-match"))
-    screen.table(["PROMPT", "KIND", "KIND-V2"], [[p, before[p], answers[p]] for p in PROMPTS])
+    screen.table(["PROMPT", "KIND", "KIND-V2"], [[p, before[p], answers[p].text] for p in PROMPTS])
     if (now := watch.engine_identity(kubectl, "stdlib")) != engine:
         raise facts.ClaimFailed(f"the engine was restarted: {engine} became {now}")
     screen.say(f"engine container unchanged: {engine}")

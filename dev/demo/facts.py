@@ -1,6 +1,6 @@
 """The claims that the demo makes, checked against what the jobs themselves measured. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -44,3 +44,15 @@ def require_better(worse: Mapping[str, Any], better: Mapping[str, Any], metric: 
     if high <= low:
         raise ClaimFailed(f"{said}: the later version should score higher")
     return said
+
+
+def require_version(job: Mapping[str, Any], answered: Sequence[str | None]) -> None:
+    """Every answer came from the artifact of this job.
+
+    Raises:
+        ClaimFailed: one did not.
+    """
+    digest = job["status"]["artifact"]["digest"]
+    if others := {version for version in answered if version != digest}:
+        name = job["metadata"]["name"]
+        raise ClaimFailed(f"{name}: its version is {digest}, but {others} answered")

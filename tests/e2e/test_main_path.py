@@ -49,6 +49,16 @@ def url(served: Kubectl) -> Iterator[str]:
         yield base_url
 
 
+def digest_of(kubectl: Kubectl, job: str) -> str:
+    """What names the version that a job made."""
+    return str(observe.status(kubectl, job)["artifact"]["digest"])
+
+
+def served_adapters(kubectl: Kubectl) -> dict[str, dict[str, Any]]:
+    """The adapters in the set's status, by name."""
+    return {a["name"]: a for a in observe.status(kubectl, "adapterset/stdlib")["adapters"]}
+
+
 def engine_container(kubectl: Kubectl) -> dict[str, Any]:
     [pod] = observe.pods(kubectl, "AdapterSet", "stdlib")
     return next(c for c in pod["status"]["initContainerStatuses"] if c["name"] == "engine")
@@ -58,14 +68,15 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
 
 
-def test_base_and_adapters_answer_under_their_names(url: str) -> None:
+def test_base_and_adapters_answer_under_their_names(served: Kubectl, url: str) -> None:
     assert sorted(chat.models(url)) == ["kind", "scope", "stdlib-base"]
     for model in ("stdlib-base", "scope", "kind"):
         body = {"model": model, "prompt": "def ", "max_tokens": 4, "temperature": 0}
         answer = chat.call(url, "/v1/completions", body)
         assert answer["model"] == model
         assert answer["usage"]["completion_tokens"] >= 1
-    assert chat.ask(url, "scope", "What is open?") is not None
+    assert chat.ask(url, "scope", "What is open?").version == digest_of(served, "finetunejob/scope")
+    assert chat.ask(url, "stdlib-base", "What is open?").version is None
 
 
 def test_an_unknown_model_is_a_404_that_lists_the_known_ones(url: str) -> None:
@@ -90,16 +101,17 @@ def test_jobs_report_evaluation_artifact_and_report(served: Kubectl) -> None:
 
 def test_a_later_version_goes_live_and_the_engine_keeps_running(served: Kubectl, url: str) -> None:
     before = engine_container(served)["containerID"]
+    assert chat.ask(url, "kind", "What is open?").version == digest_of(served, "finetunejob/kind")
     observe.apply(served, shortened("kind-v2"))
     observe.until_condition(served, "finetunejob/kind-v2", "Complete", timeout=240)
-    digest = observe.status(served, "finetunejob/kind-v2")["artifact"]["digest"]
+    digest = digest_of(served, "finetunejob/kind-v2")
 
     def live() -> bool | None:
-        [kind] = [a for a in observe.status(served, "adapterset/stdlib")["adapters"] if a["name"] == "kind"]
+        kind = served_adapters(served)["kind"]
         return (kind["digest"] == digest and kind["ready"] == 1) or None
 
     wait_for("kind-v2 going live", live, timeout=60)
-    assert chat.ask(url, "kind", "What is open?") is not None
+    assert chat.ask(url, "kind", "What is open?").version == digest
     assert engine_container(served)["containerID"] == before
 
 
@@ -108,7 +120,6 @@ def test_an_adapter_with_a_wrong_digest_or_base_is_never_loaded(served: Kubectl,
     observe.apply(served, jobs.pretrain("other-base", steps=5))
     observe.apply(served, jobs.finetune("foreign", "other-base", steps=5))
     observe.until_condition(served, "finetunejob/foreign", "Complete", timeout=240)
-    adapters = observe.status(served, "adapterset/stdlib")["adapters"]
     original = served.get("adapterset", "stdlib")["spec"]["adapters"]
     bad = [
         {"name": "forged", "source": {"uri": artifact["uri"]}, "digest": "sha256:" + "0" * 64},
@@ -117,16 +128,13 @@ def test_an_adapter_with_a_wrong_digest_or_base_is_never_loaded(served: Kubectl,
     patch = json.dumps({"spec": {"adapters": original + bad}})
     served("patch", "adapterset/stdlib", "--type=merge", "-p", patch)
 
-    def scopeed() -> dict[str, str] | None:
-        entries = observe.status(served, "adapterset/stdlib")["adapters"]
-        reasons = {a["name"]: a.get("reason", "") for a in entries if a["name"] in {"forged", "foreign"}}
-        return (
-            reasons
-            if len(reasons) == 2 and all(reasons.values()) and reasons["forged"] != "Loading"
-            else None
-        )
+    def refused() -> dict[str, str] | None:
+        entries = served_adapters(served)
+        reasons = {name: entries[name].get("reason", "") for name in ("forged", "foreign") if name in entries}
+        known = len(reasons) == 2 and all(reasons.values()) and reasons["forged"] != "Loading"
+        return reasons if known else None
 
-    reasons = wait_for("both bad adapters being scopeed", scopeed, timeout=60)
+    reasons = wait_for("both bad adapters being refused", refused, timeout=60)
     assert reasons["foreign"] == "BaseModelMismatch"
     assert reasons["forged"] == "DigestMismatch"
     assert observe.condition(served, "adapterset/stdlib", "Loaded")["status"] == "False"
@@ -134,12 +142,13 @@ def test_an_adapter_with_a_wrong_digest_or_base_is_never_loaded(served: Kubectl,
 
     served("patch", "adapterset/stdlib", "--type=merge", "-p", json.dumps({"spec": {"adapters": original}}))
     observe.until_condition(served, "adapterset/stdlib", "Loaded", timeout=60)
-    assert len(adapters) == 2
+    assert served_adapters(served).keys() == {"kind", "scope"}
 
 
 def test_a_killed_engine_has_its_adapters_back_before_the_pod_is_ready(served: Kubectl) -> None:
     [pod] = observe.pods(served, "AdapterSet", "stdlib")
     restarts = engine_container(served)["restartCount"]
+    digest = served_adapters(served)["kind"]["digest"]
     observe.kill(pod, "vllm")
     unready = wait_for(
         "the pod becoming unready",
@@ -155,6 +164,6 @@ def test_a_killed_engine_has_its_adapters_back_before_the_pod_is_ready(served: K
     with served.port_forward("service/stdlib", 8000) as base_url:
         begun = time.monotonic()
         assert sorted(chat.models(base_url)) == ["kind", "scope", "stdlib-base"]
-        assert chat.ask(base_url, "kind", "What is open?") is not None
+        assert chat.ask(base_url, "kind", "What is open?").version == digest
         assert time.monotonic() - begun < 60
     assert engine_container(served)["restartCount"] > restarts

@@ -51,3 +51,12 @@ def test_a_later_version_must_be_better(later: float) -> None:
 def test_before_and_after_are_of_the_same_metric() -> None:
     measured = job("kind", {"loss": 5, "perplexity": 148}, {"exact-match": 0.9, "loss": 1, "perplexity": 2.7})
     assert facts.before_after(measured) == [("loss", 5.0, 1.0), ("perplexity", 148.0, 2.7)]
+
+
+def test_every_answer_must_be_of_the_new_version() -> None:
+    new = job("kind-v2", {}, {})
+    new["status"]["artifact"] = {"digest": "sha256:new"}
+    facts.require_version(new, ["sha256:new", "sha256:new"])
+    for versions in (["sha256:new", "sha256:old"], [None]):
+        with pytest.raises(facts.ClaimFailed, match=r"kind-v2: its version is sha256:new, but .* answered"):
+            facts.require_version(new, versions)
