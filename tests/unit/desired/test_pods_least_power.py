@@ -1,0 +1,59 @@
+"""No pod that kubetune makes can talk to the API server, or more to its node than it must."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fixtures.pods import pods
+
+pytestmark = pytest.mark.unit
+
+PODS = pods()
+TRAINING = {name for name in PODS if name.startswith("jobs/")}
+HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+
+
+def containers(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from spec.get("initContainers", [])
+    yield from spec["containers"]
+
+
+def test_there_are_pods_of_both_kinds():
+    assert TRAINING
+    assert PODS.keys() - TRAINING
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_has_no_credentials_of_the_api_server(name: str):
+    spec = PODS[name]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    sources = [s for v in spec["volumes"] for s in v.get("projected", {}).get("sources", [])]
+    tokens = [s["serviceAccountToken"] for s in sources]
+    assert [t["audience"] for t in tokens] == (["kubetune-progress"] if name in TRAINING else [])
+    assert all(t["expirationSeconds"] <= 3600 for t in tokens)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_reads_no_secret(name: str):
+    spec = PODS[name]["spec"]
+    for volume in spec["volumes"]:
+        assert volume.keys() - {"name"} <= HARMLESS, volume
+    for container in containers(spec):
+        assert not container.get("envFrom")
+        assert not any("valueFrom" in variable for variable in container.get("env", []))
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_keeps_to_itself(name: str):
+    spec = PODS[name]["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"} & spec.keys()
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers(spec):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("hostPort" in port for port in container.get("ports", []))
