@@ -116,7 +116,7 @@ class ServedAdapter(Block):
     source: AdapterSource
     """Where it comes from."""
     digest: Digest | None = None
-    """Serve exactly this version."""
+    """Serve exactly this version: a job's status.artifact.digest, or what `kubetune digest` prints."""
 
 
 class Engine(Block):
