@@ -117,9 +117,12 @@ def test_pods_are_admitted_under_restricted_pod_security(helm: Helm, empty_api_s
 # verb, resource, namespace, name
 ALLOWED = [
     ("watch", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("patch", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("delete", "finetunejobs.kubetune.io", "tenant", ""),
     ("patch", "finetunejobs.kubetune.io/status", "tenant", ""),
     ("update", "adaptersets.kubetune.io/finalizers", "tenant", ""),
     ("create", "jobs.batch", "tenant", ""),
+    ("delete", "jobs.batch", "tenant", ""),
     ("patch", "deployments.apps", "tenant", ""),
     ("get", "configmaps", "tenant", ""),
     ("get", "persistentvolumeclaims", "tenant", ""),
@@ -145,7 +148,8 @@ FORBIDDEN = [
     ("delete", "pods", "tenant", ""),
     ("patch", "jobs.batch", "tenant", ""),
     ("create", "pretrainjobs.kubetune.io", "tenant", ""),
-    ("patch", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("update", "pretrainjobs.kubetune.io", "tenant", ""),
+    ("patch", "adaptersets.kubetune.io", "tenant", ""),
     ("delete", "adaptersets.kubetune.io", "tenant", ""),
     ("list", "configmaps", "tenant", ""),
     ("delete", "persistentvolumeclaims", "tenant", ""),

@@ -27,7 +27,7 @@ PLAYS = {
     ("exit 143", "succeed"): ("Succeeded", 2, 0),
     ("exit 11",): ("Failed", 1, 0),
 }
-JOBS = 20
+JOBS = 60
 DEATHS = 4
 
 
