@@ -6,8 +6,10 @@ import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
+from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import Conflict
+from kubetune.controller.write_status import write_status
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.manifests import minimal
 
@@ -50,6 +52,25 @@ async def test_a_late_status_does_not_take_back_a_newer_one(client: Client, name
     with pytest.raises(Conflict):
         await client.apply_status(job, STATUS)
     assert (await client.get("PretrainJob", namespace, "tiny"))["status"]["phase"] == "Succeeded"
+
+
+async def test_an_edit_in_between_does_not_cost_a_status(client: Client, namespace: str, job: Object):
+    await client.annotate("PretrainJob", job, {"a": "b"})
+    await write_status(client, job, JobStatus(), JobStatus(phase="Running", attempts=1))
+    assert (await client.get("PretrainJob", namespace, "tiny"))["status"]["attempts"] == 1
+
+
+async def test_another_status_in_between_does(client: Client, namespace: str, job: Object):
+    await client.apply_status(job, {"trainerStatus": {"progressPercentage": 7}}, "kubetune-progress")
+    with pytest.raises(Conflict):
+        await write_status(client, job, JobStatus(), JobStatus(phase="Running", attempts=1))
+
+
+async def test_a_successor_in_between_does(client: Client, namespace: str, job: Object):
+    await client.delete(job)
+    await create(client, namespace)
+    with pytest.raises(Conflict):
+        await write_status(client, job, JobStatus(), JobStatus(phase="Running", attempts=1))
 
 
 async def test_two_managers_write_one_after_the_other(client: Client, job: Object):

@@ -2,11 +2,15 @@
 
 from kubetune.api.meta import Block
 from kubetune.controller.client import FIELD_MANAGER, Client, Object
+from kubetune.controller.errors import Conflict
 
 PROGRESS_MANAGER = "kubetune-progress"
 """Field manager of what trainers report."""
 REPORTED = ("trainerStatus", "lastCheckpoint")
 """Fields of that manager: written by the progress receiver while a job runs, here when it has ended."""
+
+EDITS = 3
+"""So many edits by users, at the very moment, are borne."""
 
 
 async def write_status(client: Client, resource: Object, previous: Block, status: Block) -> bool:
@@ -20,8 +24,30 @@ async def write_status(client: Client, resource: Object, previous: Block, status
     changed = [manager for manager in (PROGRESS_MANAGER, FIELD_MANAGER) if before[manager] != after[manager]]
     for manager in changed:
         # A late report in between is noticed, and put right by the next reconcile.
-        resource = await client.apply_status(resource, after[manager], manager)
+        resource = await _apply(client, resource, after[manager], manager)
     return bool(changed)
+
+
+async def _apply(client: Client, resource: Object, fields: Object, manager: str) -> Object:
+    """Apply, whatever users have changed meanwhile, as long as the status is the one that was read.
+
+    What has just been done must not be forgotten because somebody edits a label: a Job of which the status
+    does not know could be deleted, and would then be made again.
+    """
+    for _ in range(EDITS):
+        try:
+            return await client.apply_status(resource, fields, manager)
+        except Conflict:
+            meta = resource["metadata"]
+            found = await client.find(resource["kind"], meta["namespace"], meta["name"])
+            if found is None or _read(found) != _read(resource):
+                raise
+            resource = found
+    return await client.apply_status(resource, fields, manager)
+
+
+def _read(resource: Object) -> tuple[str, Object]:
+    return resource["metadata"]["uid"], resource.get("status", {})
 
 
 def _split(status: Block) -> dict[str, Object]:
