@@ -36,8 +36,9 @@ async def find_attempts(client: Client, resource: Object, created: int, now: dat
     """
     namespace = resource["metadata"]["namespace"]
     jobs = await _jobs(client, resource, created)
-    pods = await client.list("Pod", namespace, labels_of(resource)) if jobs or created else []
-    names = {job_name(resource, number) for number in range(1, max(created, *jobs, 0) + 1)}
+    pods = await client.list("Pod", namespace, labels_of(resource))
+    # One more: of an attempt whose Job was deleted before the status knew of it, only pods tell.
+    names = {job_name(resource, number) for number in range(1, max(created, *jobs, 0) + 2)}
     own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL) in names]
     found = [
         attempt_of(number, job, [pod for pod in pods if is_owned(pod, job)]) for number, job in jobs.items()
