@@ -121,9 +121,9 @@ class Evaluation(Block):
         "loss",
         "perplexity",
     ]
-    """loss: mean negative log-likelihood per completion token; perplexity: its exponential; token-accuracy:
-    share of completion tokens ranked first; exact-match: share of examples whose greedy answer equals the
-    reference."""
+    """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
+    perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
+    of examples whose greedy answer equals the reference."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
     """At most this many held-out examples are measured."""
     sample_prompts: Annotated[

@@ -23,7 +23,7 @@ Image = Annotated[
 
 
 class EnvVar(Block):
-    """An environment variable of the training container."""
+    """An environment variable."""
 
     name: Annotated[
         str,
@@ -76,4 +76,4 @@ class PodTemplate(Block):
         Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=map_list("name")), _UNRESERVED_ENV]
         | None
     ) = None
-    """Extra environment variables."""
+    """Extra environment variables of the trainer, in an AdapterSet of the engine."""
