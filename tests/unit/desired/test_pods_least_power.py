@@ -11,6 +11,7 @@ pytestmark = pytest.mark.unit
 
 PODS = pods()
 TRAINING = {name for name in PODS if name.startswith("jobs/")}
+WITH_SECRETS = {"jobs/finetune-remote.out.yaml", "jobs/pretrain-remote.out.yaml"}
 HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
 
 
@@ -35,13 +36,20 @@ def test_a_pod_has_no_credentials_of_the_api_server(name: str):
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_reads_no_secret(name: str):
+def test_a_pod_reads_no_secret_but_those_that_its_sources_name(name: str):
     spec = PODS[name]["spec"]
+    secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+    assert bool(secrets) == (name in WITH_SECRETS)
     for volume in spec["volumes"]:
-        assert volume.keys() - {"name"} <= HARMLESS, volume
+        assert volume.keys() - {"name"} <= HARMLESS or volume["name"] in secrets, volume
     for container in containers(spec):
         assert not container.get("envFrom")
         assert not any("valueFrom" in variable for variable in container.get("env", []))
+        for mount in container["volumeMounts"]:
+            if mount["name"] in secrets:
+                # A folder of its own, for each.
+                assert mount["mountPath"] == f"/mnt/secret/{secrets[mount['name']]['secretName']}"
+                assert mount["readOnly"] is True
 
 
 @pytest.mark.parametrize("name", PODS)
