@@ -18,7 +18,8 @@ class Optimisation(Block):
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     """Sequences per optimizer step, over all processes."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Sequences per forward pass of a process; divides globalBatchSize. Default: its largest divisor up to 32."""
+    """Sequences per forward pass of a process; divides globalBatchSize. Default: the largest up to 32 that
+    does."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
