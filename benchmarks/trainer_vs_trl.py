@@ -1,10 +1,15 @@
 """Tokens per second of our trainer and of TRL's SFTTrainer on the same model, data, precision and batches.
 
-    python benchmarks/trainer_vs_trl.py [--method lora|full] [--no-packing] [--repetitions 3] [--examples 600]
+    python benchmarks/trainer_vs_trl.py [--method lora|full] [--no-packing | --trl-packing bfd|wrapped]
+                                        [--repetitions 3] [--examples 600] [--data alpaca.json]
 
 Both train one epoch of the same examples with AdamW in bf16, in processes of their own that take turns, so
-that a busy machine is busy for both. Counted is the time from the first step to the last, and the tokens of
-the examples, not the padding. Prints a row for benchmarks/RESULTS.md.
+that a busy machine is busy for both. With lora both keep the frozen base in bf16, as TRL's users are told.
+TRL's own packing, bfd, makes one row of each batch; without FlashAttention, as on a CPU, each token then
+attends over all of it. Its other one, wrapped, keeps the rows apart but cuts examples in two and lets those
+of a row see each other: less work than ours, and not the same training.
+Counted is the time from the first step to the last, and the tokens of the examples, not the padding. Prints a
+row for benchmarks/RESULTS.md: medians, and in brackets the least and the most.
 """
 
 import argparse
@@ -19,7 +24,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-ALPACA = Path(__file__).resolve().parents[2] / "shared/data/alpaca_en_demo.json"
 ROWS, LENGTH = 16, 256
 MODEL = {
     "model_type": "llama",
@@ -37,25 +41,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", choices=["lora", "full"], default="full")
     parser.add_argument("--no-packing", action="store_true")
+    parser.add_argument("--trl-packing", choices=["bfd", "wrapped"], default="bfd")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--examples", type=int, default=600)
+    parser.add_argument(
+        "--data", type=Path, help="records of Alpaca's shape (JSON); default: the standard library"
+    )
     parser.add_argument("--worker", choices=["ours", "trl"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
+        packing = None if options.no_packing else options.trl_packing
         work = {"ours": ours, "trl": trl}[options.worker]
-        seconds, steps = work(options.folder, options.method, not options.no_packing)
+        seconds, steps = work(options.folder, options.method, packing)
         print(json.dumps({"seconds": seconds, "steps": steps}))
         return
     with tempfile.TemporaryDirectory() as folder:
-        tokens = prepare(Path(folder), options.examples)
+        data, source = records(options.data, options.examples)
+        tokens = prepare(Path(folder), data)
+        print(f"{source}: {len(data)} examples, {tokens:,} tokens; {load()}", flush=True)
         compare(Path(folder), tokens, options)
 
 
 def compare(folder: Path, tokens: int, options: argparse.Namespace) -> None:
     """Run both in turn and print what came out."""
     command = [sys.executable, __file__, "--folder", str(folder), "--method", options.method]
-    command += ["--no-packing"] * options.no_packing
+    command += ["--no-packing"] * options.no_packing + [f"--trl-packing={options.trl_packing}"]
     speeds: dict[str, list[float]] = {"ours": [], "trl": []}
     for repetition in range(options.repetitions):
         for name in ("ours", "trl") if repetition % 2 == 0 else ("trl", "ours"):
@@ -68,42 +79,52 @@ def compare(folder: Path, tokens: int, options: argparse.Namespace) -> None:
             speeds[name].append(tokens / result["seconds"])
             print(f"{name}: {speeds[name][-1]:,.0f} tokens/s in {result['steps']} steps", flush=True)
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["trl"], strict=True)]
-    means = {name: statistics.median(values) for name, values in speeds.items()}
-    packing = "not packed" if options.no_packing else "packed"
-    print(
-        f"| {options.method}, {packing} | {means['ours']:,.0f} | {means['trl']:,.0f} "
-        f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
-    )
+    packing = "not packed" if options.no_packing else f"packed (TRL: {options.trl_packing})"
+    cells = [spread(speeds["ours"], ",.0f"), spread(speeds["trl"], ",.0f"), spread(ratios, ".2f")]
+    print(load())
+    print(f"| {options.method}, {packing} | {' | '.join(cells)} |")
 
 
-def records(count: int) -> list[dict[str, Any]]:
-    """Alpaca records as conversations; from the standard library where the data set is absent."""
-    if ALPACA.exists():
+def spread(values: list[float], form: str) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def load() -> str:
+    """How busy the machine is."""
+    return "load average over 1, 5, 15 minutes: " + ", ".join(f"{n:.1f}" for n in os.getloadavg())
+
+
+def records(path: Path | None, count: int) -> tuple[list[dict[str, Any]], str]:
+    """Alpaca's or, where no file is named, the standard library's, as conversations; and what they are."""
+    if path:
+        source = path.name
         pairs = [
             (r["instruction"] + "\n\n" + r.get("input", ""), r["output"])
-            for r in json.loads(ALPACA.read_text())
+            for r in json.loads(path.read_text())
         ]
     else:
         from pydoc_data.topics import topics
 
+        source = "pydoc_data.topics, repeated"
         pairs = [(f"Explain {name}.", text) for name, text in topics.items()] * 20
-    return [
+    conversations = [
         {
             "prompt": [{"role": "user", "content": q.strip()}],
             "completion": [{"role": "assistant", "content": a}],
         }
         for q, a in pairs[:count]
     ]
+    return conversations, source
 
 
-def prepare(folder: Path, count: int) -> int:
+def prepare(folder: Path, data: list[dict[str, Any]]) -> int:
     """Write model, tokenizer and data. Returns the tokens of all examples."""
     import torch
 
     from kubetune_trainer.data.tokenizer import train
     from kubetune_trainer.model import create
 
-    data = records(count)
     turns = [r["prompt"] + r["completion"] for r in data]
     tokenizer = train((m["content"] for t in turns for m in t), 4096)
     torch.manual_seed(0)
@@ -115,7 +136,7 @@ def prepare(folder: Path, count: int) -> int:
     return sum(min(LENGTH, len(ids)) for ids in tokenizer(texts)["input_ids"])
 
 
-def ours(folder: Path, method: str, packing: bool) -> tuple[float, int]:
+def ours(folder: Path, method: str, packing: str | None) -> tuple[float, int]:
     """One epoch by our trainer, from the run spec on."""
     from kubetune.api.data import Evaluation
     from kubetune.api.finetunejob import Lora
@@ -148,7 +169,9 @@ def ours(folder: Path, method: str, packing: bool) -> tuple[float, int]:
             model=RunModel(path=str(folder / "base"), root=str(folder)),
             method=method,
             lora=Lora(rank=16, alpha=32) if method == "lora" else None,
-            data=RunData(sources=[data], sequence_length=LENGTH, packing=packing, validation_fraction=0),
+            data=RunData(
+                sources=[data], sequence_length=LENGTH, packing=bool(packing), validation_fraction=0
+            ),
             evaluation=Evaluation(),
             finetune=FineTuneTraining(
                 epochs=1, global_batch_size=ROWS, micro_batch_size=ROWS, learning_rate=1e-3, precision="bf16"
@@ -160,7 +183,7 @@ def ours(folder: Path, method: str, packing: bool) -> tuple[float, int]:
     return timed["seconds"], timed["steps"]
 
 
-def trl(folder: Path, method: str, packing: bool) -> tuple[float, int]:
+def trl(folder: Path, method: str, packing: str | None) -> tuple[float, int]:
     """One epoch by TRL, set up for speed: no activation checkpointing, hardly any logging, no saving."""
     warnings.simplefilter("ignore")
     import torch
@@ -174,6 +197,7 @@ def trl(folder: Path, method: str, packing: bool) -> tuple[float, int]:
     disable_progress_bars()
     torch.set_num_threads(cpus())
     data = str(folder / "trl.jsonl")
+    dtype = torch.bfloat16 if method == "lora" else torch.float32
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
     clock: dict[str, float] = {}
 
@@ -186,12 +210,12 @@ def trl(folder: Path, method: str, packing: bool) -> tuple[float, int]:
 
     with tempfile.TemporaryDirectory() as out:
         trainer = SFTTrainer(
-            AutoModelForCausalLM.from_pretrained(folder / "base"),
+            AutoModelForCausalLM.from_pretrained(folder / "base", dtype=dtype),
             args=SFTConfig(
                 out, num_train_epochs=1, per_device_train_batch_size=ROWS, learning_rate=1e-3, bf16=True,
-                max_length=LENGTH, packing=packing, gradient_checkpointing=False, logging_steps=1000,
-                save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-                completion_only_loss=True,
+                max_length=LENGTH, packing=bool(packing), packing_strategy=packing or "bfd",
+                gradient_checkpointing=False, logging_steps=1000, save_strategy="no",
+                report_to="none", use_cpu=True, disable_tqdm=True, completion_only_loss=True,
             ),
             train_dataset=load_dataset("json", data_files=data, split="train", cache_dir=out),
             processing_class=AutoTokenizer.from_pretrained(folder / "base"),
