@@ -64,11 +64,11 @@ class Listener:
     async def _serve(self, connection: socket.socket, peer: str) -> None:
         """One connection, from its first byte to its last."""
         transport: asyncio.BaseTransport | None = None
+        ended = asyncio.Event()
         self._peers[peer] += 1
         try:
             if self._peers[peer] > PER_PEER:
                 return
-            ended = asyncio.Event()
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(LIFETIME_SECONDS):
                     transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
@@ -79,14 +79,16 @@ class Listener:
                     )
                     await ended.wait()
         finally:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
-            else:
-                connection.close()
+            # First of all: whatever happens below, the place is free again.
             self._peers[peer] -= 1
             if not self._peers[peer]:
                 del self._peers[peer]
             self._slots.release()
+            if not isinstance(transport, asyncio.Transport):
+                connection.close()
+            elif not ended.is_set():
+                # Of one that has ended, the TLS transport of Python 3.11.2 raises.
+                transport.abort()
 
 
 class _Watched(asyncio.Protocol):

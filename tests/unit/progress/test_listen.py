@@ -1,10 +1,12 @@
 """Connections that come in masses, or slowly: real sockets, real TLS."""
 
 import asyncio
+import pkgutil
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -141,3 +143,17 @@ async def test_a_flood_of_connections_leaves_others_their_turn(server: Server):
     worker.cancel()
     # A turn for each connection at least: accepting, handshakes and all.
     assert turns > 200
+
+
+async def test_a_peer_may_come_again_for_ever(server: Server, monkeypatch: pytest.MonkeyPatch):
+    kind = "asyncio.sslproto._SSLProtocolTransport"
+    abort = pkgutil.resolve_name("asyncio.sslproto:_SSLProtocolTransport.abort")
+
+    def as_in_python_3_11_2(transport: Any) -> None:
+        if transport.is_closing() and transport.get_extra_info("sockname")[1] == server.port:
+            raise AttributeError("'NoneType' object has no attribute '_abort'")
+        abort(transport)
+
+    monkeypatch.setattr(f"{kind}.abort", as_in_python_3_11_2)
+    for number in range(2 * PER_PEER):
+        assert await server.ask() == b"hello\n", f"connection {number}"
