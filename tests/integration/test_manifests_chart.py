@@ -10,6 +10,7 @@ from dev.cluster import build, instance
 from tests.fixtures.cluster import Cluster, start_or_skip
 from tests.fixtures.helm import CHART, Helm, documents
 from tests.fixtures.manifests import dump, load, minimal
+from tests.fixtures.operator import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -171,7 +172,12 @@ def test_the_operator_may_do_this_and_no_more(
     words = [verb, f"{resource}/{name}" if name else resource, f"--as={OPERATOR}"]
     words += [f"--namespace={namespace}"] if namespace else []
     words += [f"--subresource={subresource}"] if subresource else []
-    assert empty_api_server.kubectl("auth", "can-i", *words).stdout.strip() == answer
+
+    def is_so() -> bool:
+        # The API server learns of new roles a moment later.
+        return empty_api_server.kubectl("auth", "can-i", *words).stdout.strip() == answer
+
+    eventually(f"can-i {verb} {resource}: {answer}", is_so, seconds=5)
 
 
 def upgrade_once(helm: Helm, cluster: Cluster) -> None:

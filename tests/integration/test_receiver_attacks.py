@@ -113,13 +113,13 @@ def test_a_token_is_worth_nothing_once_its_pod_is_gone_however_lately_it_was_use
 def test_bodies_of_any_size_are_cheap(trainer: Trainer) -> None:
     packed = gzip.compress(json.dumps(UPDATE).encode() + b" " * 50_000_000)
     assert len(packed) < 60_000
-    before = trainer.world.operator.memory_mib()
+    before, told = trainer.world.operator.memory_mib(), trainer.world.operator.log.stat().st_size
     assert trainer.post(packed, **{"Content-Encoding": "gzip"}) == 400
     assert trainer.post(b"x" * 100_000) == 413
     assert trainer.post(UPDATE, **{"X-Padding": "x" * 20_000}) == 400
     assert trainer.world.operator.memory_mib() - before < 30
     assert trainer.shown() == {}
-    assert "Traceback" not in trainer.world.operator.log.read_text()
+    assert "Traceback" not in trainer.world.operator.log.read_text()[told:]
 
 
 def test_a_flood_of_forged_tokens_is_not_passed_on(trainer: Trainer, peers: Iterator[str]) -> None:

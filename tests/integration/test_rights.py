@@ -166,6 +166,6 @@ def renew_the_certificate(world: World, log: Path) -> None:
     """An operator whose certificate has to be for another name. It keeps the authority, so nobody notices."""
     second = Operator(world.operator.kubeconfig, log)
     second.start(progress_url="https://another.kubetune-system.svc:8443")
-    second.until_ready()
+    second.until_standing_by()
     assert second.end() == 0
     assert "certificate of the progress receiver issued for another" in log.read_text()

@@ -67,8 +67,10 @@ def bring_model(pod, uri: str, keys: Path) -> Path:
     return root
 
 
-def test_the_server_speaks_as_the_hub_does(tmp_path: Path):
+def test_the_server_speaks_as_the_hub_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Plain HTTP, since the client takes no authority of a test."""
+    # Other tests, which came first, are offline.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with FileServer() as storage, Hub() as hub:
         hub.storage, hub.token = storage, TOKEN
         sha = hub.commit("models/org/model", MODEL)
