@@ -58,6 +58,7 @@ def used(world: World, tmp_path: Path) -> set[Use]:
     run_a_chain(world)
     report_progress(world)
     refuse_pods(world)
+    end_jobs(world)
     serve(world)
     renew_the_certificate(world, tmp_path / "second.log")
     return uses(world.audit_log, ACCOUNT)
@@ -71,6 +72,23 @@ def test_no_right_is_left_unused_and_no_other_is_used(granted: set[Use], used: s
 
 def test_every_kind_that_the_client_knows_is_granted(granted: set[Use]) -> None:
     assert {path.plural for path in PATHS.values()} == {use.resource.partition("/")[0] for use in granted}
+
+
+def end_jobs(world: World) -> None:
+    """By suspension, and by expiry with all that they wrote."""
+    world.pretrain("paused", "run")
+    world.pod("paused")
+    world.patch(world.ours("PretrainJob", "paused"), {"spec": {"suspend": True}})
+    world.until_phase("paused", "Suspended")
+    brief = {
+        "ttlSecondsAfterFinished": 0,
+        "output": {"storageUri": "pvc://models", "reclaimPolicy": "Delete"},
+    }
+    world.pretrain("brief", "succeed", **brief)
+    world.finetune("brief", "succeed", base={"uri": "pvc://models/base"}, **brief)
+    for kind in ("PretrainJob", "FineTuneJob"):
+        path = world.ours(kind, "brief")
+        eventually(f"{path} is gone", lambda path=path: world.api.get(path) is None)
 
 
 def run_a_chain(world: World) -> None:
