@@ -19,8 +19,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SHORT, LONG = (1, 3), (20, 12)
 """Seeds of each kind of run, and how often each is ended at most."""
-LONGEST_LIFE = 3.0
-"""Seconds; an undisturbed run lasts about as long."""
 DAMAGE = 0.3
 
 
@@ -35,12 +33,19 @@ class Ordeal:
     """Kills that left a checkpoint half written."""
 
 
-def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int) -> Ordeal:
-    """Start a run again and again, and let it end at last."""
+def length(spec: RunSpec, folder: Path) -> float:
+    """Seconds that an undisturbed run takes on this machine."""
+    began = time.monotonic()
+    assert Process(spec, folder).end() == 0
+    return time.monotonic() - began
+
+
+def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, longest: float) -> Ordeal:
+    """Start a run again and again, each time for so many seconds at most, and let it end at last."""
     ordeal = Ordeal()
     for _ in range(deaths):
         process = Process(spec, folder)
-        time.sleep(chosen.uniform(0.1, LONGEST_LIFE))
+        time.sleep(chosen.uniform(0.1, 0.9) * longest)
         number = chosen.choice((signal.SIGKILL, signal.SIGTERM))
         if process.process.is_alive():
             process.signal(number)
@@ -72,10 +77,11 @@ def test_random_deaths_do_not_show_in_the_weights(
 ) -> None:
     total = Ordeal()
     seeds, deaths = LONG if thorough else SHORT
+    longest = length(KINDS[kind][0](tmp_path / "length/out", corpus, base), tmp_path / "length")
     for seed in range(seeds):
         folder = tmp_path / str(seed)
         spec = KINDS[kind][0](folder / "out", corpus, base)
-        ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths)
+        ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths, longest)
         assert weights(spec, kind) == undisturbed[kind], f"seed {seed}: {ordeal}"
         for name, count in vars(ordeal).items():
             setattr(total, name, getattr(total, name) + count)

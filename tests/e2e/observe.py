@@ -80,6 +80,16 @@ def until_step(kubectl: Kubectl, name: str, step: int, timeout: float = 120) -> 
     return wait_for(f"step {step} of {name}", poll, timeout=timeout, every=0.2)
 
 
+def until_checkpoint(kubectl: Kubectl, name: str, step: int, timeout: float = 120) -> None:
+    """Wait until a job has a checkpoint of this step or a later one."""
+    wait_for(
+        f"checkpoint of step {step} of {name}",
+        lambda: status(kubectl, name).get("lastCheckpoint", {}).get("step", -1) >= step,
+        timeout=timeout,
+        every=0.2,
+    )
+
+
 def kill(pod: dict[str, Any], program: str, number: signal.Signals = signal.SIGKILL) -> list[int]:
     """Signal the processes of a pod whose command line names a program; returns their ids."""
     uid = pod["metadata"]["uid"]

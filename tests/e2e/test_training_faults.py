@@ -50,7 +50,7 @@ def test_suspended_twice_it_ends_with_the_weights_of_an_undisturbed_run(
         left = [pod["status"]["phase"] for pod in observe.pods(kubectl, "PretrainJob", "paused")]
         assert not set(left) & {"Pending", "Running"}
         # Nothing but the SIGTERM made it save one.
-        assert observe.status(kubectl, "pretrainjob/paused")["lastCheckpoint"]["step"] >= reached
+        observe.until_checkpoint(kubectl, "pretrainjob/paused", reached, timeout=3)
         # Suspended, it may also be given more.
         more = {"requests": {"cpu": "200m", "memory": "600Mi"}}
         change = {"suspend": False, "compute": {"resourcesPerNode": more}}

@@ -1,12 +1,17 @@
-"""Writes progress into statuses: at most once per job and interval, the newest wins, none after the end."""
+"""Writes progress into statuses: at most once per job and interval, the newest wins, none after the end.
+
+A new checkpoint does not wait for the interval: a run that is suspended says its last one just before it
+goes, and whoever then sees it suspended should see from where it would resume.
+"""
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubetune.api.progress import ProgressUpdate
+from kubetune.api.progress import CheckpointStatus, ProgressUpdate
 from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client
 from kubetune.controller.errors import ApiError, Conflict
@@ -17,39 +22,69 @@ from kubetune.status.job import is_finished
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
+CHECKPOINT_SECONDS = 0.5
+"""The interval when there is a new checkpoint to write."""
 CONFLICTS = 5
 """How often somebody else may write in between before an update is given up; the next one follows soon."""
 
 
 @dataclass
+class _Mailbox:
+    """The newest update of a job that is not written yet."""
+
+    update: ProgressUpdate | None = None
+    written: CheckpointStatus | None = None
+    urgent: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the update has a checkpoint that is not written yet."""
+    task: asyncio.Task[None] | None = None
+
+    def put(self, update: ProgressUpdate) -> None:
+        self.update = update
+        if update.last_checkpoint and update.last_checkpoint != self.written:
+            self.urgent.set()
+
+    def take(self) -> ProgressUpdate | None:
+        update, self.update = self.update, None
+        self.urgent.clear()
+        if update:
+            self.written = update.last_checkpoint or self.written
+        return update
+
+
+@dataclass
 class Writer:
-    """One pending update per job; a task per job that is being written. Each replica has one of its own."""
+    """A mailbox and a task per job that is being written. Each replica has one writer of its own."""
 
     client: Client
     interval: float = INTERVAL_SECONDS
-    _pending: dict[tuple[Key, str], ProgressUpdate] = field(default_factory=dict)
-    _tasks: dict[tuple[Key, str], asyncio.Task[None]] = field(default_factory=dict)
+    checkpoint_interval: float = CHECKPOINT_SECONDS
+    _mail: dict[tuple[Key, str], _Mailbox] = field(default_factory=dict)
 
     def put(self, key: Key, uid: str, update: ProgressUpdate) -> None:
         """Write an update now, or when the interval since the last write is over."""
         target = (key, uid)
-        self._pending[target] = update
-        if target not in self._tasks:
-            self._tasks[target] = asyncio.create_task(self._drain(target))
+        mailbox = self._mail.setdefault(target, _Mailbox())
+        mailbox.put(update)
+        mailbox.task = mailbox.task or asyncio.create_task(self._drain(target, mailbox))
 
-    async def _drain(self, target: tuple[Key, str]) -> None:
+    async def _drain(self, target: tuple[Key, str], mailbox: _Mailbox) -> None:
         waited = False
-        while target in self._pending:
-            update = self._pending.pop(target)
+        while update := mailbox.take():
             try:
                 await self._write(*target, update, waited=waited)
             except ApiError as error:
                 log.warning("progress of %s not written: %s", target[0], error.message)
             except Exception:
                 log.exception("progress of %s not written", target[0])
-            await asyncio.sleep(self.interval)
+            await self._pause(mailbox)
             waited = True
-        del self._tasks[target]
+        del self._mail[target]
+
+    async def _pause(self, mailbox: _Mailbox) -> None:
+        await asyncio.sleep(self.checkpoint_interval)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.interval - self.checkpoint_interval):
+                await mailbox.urgent.wait()
 
     async def _write(self, key: Key, uid: str, update: ProgressUpdate, *, waited: bool) -> None:
         for _ in range(CONFLICTS):

@@ -58,7 +58,7 @@ def update(percent: int, checkpoint: CheckpointStatus | None = None) -> Progress
 
 def bench() -> tuple[Store, Writer]:
     store = Store()
-    return store, Writer(store, interval=INTERVAL)  # type: ignore[arg-type]
+    return store, Writer(store, interval=INTERVAL, checkpoint_interval=INTERVAL / 10)  # type: ignore[arg-type]
 
 
 async def test_the_first_at_once_then_the_newest_per_interval():
@@ -96,6 +96,22 @@ async def test_a_checkpoint_is_not_taken_back_by_an_update_without_one():
     await asyncio.sleep(INTERVAL)
     assert store.resources["a"]["status"]["lastCheckpoint"] == CHECKPOINT.wire()
     assert store.written[-1] == ("a", 2)
+
+
+async def test_a_new_checkpoint_does_not_wait():
+    store, writer = bench()
+    for percent in range(10):
+        writer.put(A, "uid-a", update(percent, CHECKPOINT if percent > 5 else None))
+        await asyncio.sleep(0)
+    await asyncio.sleep(INTERVAL / 2)
+    assert store.written == [("a", 0), ("a", 9)]
+    assert store.resources["a"]["status"]["lastCheckpoint"] == CHECKPOINT.wire()
+    # Told again, it is not new.
+    writer.put(A, "uid-a", update(10, CHECKPOINT))
+    await asyncio.sleep(INTERVAL / 4)
+    assert store.written == [("a", 0), ("a", 9)]
+    await asyncio.sleep(INTERVAL)
+    assert store.written[-1] == ("a", 10)
 
 
 async def test_a_job_that_is_over_another_or_gone_is_left_alone():
@@ -136,7 +152,7 @@ async def test_what_waited_does_not_replace_what_another_replica_wrote_meanwhile
     writer.put(A, "uid-a", at(40, 1))
     await asyncio.sleep(INTERVAL / 4)
     writer.put(A, "uid-a", at(41, 2))
-    other = Writer(store, interval=INTERVAL)  # type: ignore[arg-type]
+    other = Writer(store, interval=INTERVAL, checkpoint_interval=INTERVAL / 10)  # type: ignore[arg-type]
     other.put(A, "uid-a", at(42, 3))
     await asyncio.sleep(2 * INTERVAL)
     assert store.written == [("a", 40), ("a", 42)]
