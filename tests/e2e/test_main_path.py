@@ -167,3 +167,27 @@ def test_a_killed_engine_has_its_adapters_back_before_the_pod_is_ready(served: K
         assert chat.ask(base_url, "kind", "What is open?").version == digest
         assert time.monotonic() - begun < 60
     assert engine_container(served)["restartCount"] > restarts
+
+
+def gateway_container(kubectl: Kubectl) -> dict[str, Any]:
+    [pod] = observe.pods(kubectl, "AdapterSet", "stdlib")
+    return next(c for c in pod["status"]["containerStatuses"] if c["name"] == "gateway")
+
+
+def test_a_killed_gateway_finds_its_adapters_again_and_the_engine_keeps_running(served: Kubectl) -> None:
+    [pod] = observe.pods(served, "AdapterSet", "stdlib")
+    engine, restarts = engine_container(served)["containerID"], gateway_container(served)["restartCount"]
+    digests = {name: entry["digest"] for name, entry in served_adapters(served).items()}
+    observe.kill(pod, "kubetune gateway")
+
+    def back() -> bool | None:
+        found = gateway_container(served)
+        return (found["restartCount"] > restarts and found["ready"]) or None
+
+    wait_for("the gateway being ready again", back, timeout=120)
+    with served.port_forward("service/stdlib", 8000) as base_url:
+        assert sorted(chat.models(base_url)) == ["kind", "scope", "stdlib-base"]
+        for name, digest in digests.items():
+            assert chat.ask(base_url, name, "What is open?").version == digest
+    assert engine_container(served)["containerID"] == engine
+    observe.until_condition(served, "adapterset/stdlib", "Loaded", timeout=60)

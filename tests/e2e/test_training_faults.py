@@ -39,6 +39,26 @@ def test_a_killed_trainer_resumes_and_ends_with_the_weights_of_an_undisturbed_ru
     assert observe.weights_sha256(kubectl, "pretrainjob/killed") == undisturbed
 
 
+def test_a_deleted_pod_costs_no_restart_and_nothing_of_the_weights(
+    kubectl: Kubectl, undisturbed: str
+) -> None:
+    observe.apply(kubectl, jobs.pretrain("evicted", steps=STEPS, checkpoint=CHECKPOINT))
+    reached = observe.until_step(kubectl, "pretrainjob/evicted", 60)
+    [pod] = observe.pods(kubectl, "PretrainJob", "evicted")
+    kubectl("delete", "pod", pod["metadata"]["name"], "--wait=true")
+    observe.until_condition(kubectl, "pretrainjob/evicted", "Complete", timeout=240)
+    status = observe.status(kubectl, "pretrainjob/evicted")
+    assert status["restarts"] == 0
+    # It was asked to end, and saved what it had.
+    [resumed] = {p["metadata"]["name"] for p in observe.pods(kubectl, "PretrainJob", "evicted")}
+    log = kubectl("logs", resumed)
+    step = next(
+        int(word.removeprefix("step=")) for word in log.split("resumed", 1)[1].split() if "step=" in word
+    )
+    assert step >= reached
+    assert observe.weights_sha256(kubectl, "pretrainjob/evicted") == undisturbed
+
+
 def test_suspended_twice_it_ends_with_the_weights_of_an_undisturbed_run(
     kubectl: Kubectl, undisturbed: str
 ) -> None:
