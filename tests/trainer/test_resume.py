@@ -37,7 +37,19 @@ def lora(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
-KINDS = {"pretrain": (pretrain, "model.safetensors"), "lora": (lora, "adapter_model.safetensors")}
+def qlora(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return finetune_spec(
+        out, base, source(corpus / "pairs.jsonl", "alpaca"), method="qlora",
+        lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG},
+        checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
+KINDS = {
+    "pretrain": (pretrain, "model.safetensors"),
+    "lora": (lora, "adapter_model.safetensors"),
+    "qlora": (qlora, "adapter_model.safetensors"),
+}
 
 
 @pytest.fixture(scope="module")

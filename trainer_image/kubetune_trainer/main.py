@@ -4,6 +4,7 @@ Nothing heavy is imported before SIGTERM is taken care of.
 """
 
 import argparse
+import logging
 import os
 import traceback
 from pathlib import Path
@@ -43,6 +44,8 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
     try:
         spec = _read(path)
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())
+        # It warns at import that an optional package is missing, which downloads code.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from kubetune_trainer.outcome import Outcome
         from kubetune_trainer.progress import Progress
         from kubetune_trainer.run import run

@@ -58,9 +58,15 @@ def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: i
 
 
 def load(
-    folder: Path, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, length: int
+    folder: Path, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> PreTrainedModel:
     """A base model from a folder of safetensors.
+
+    Args:
+        folder: the model's.
+        options: how its weights are held: the dtype, and what else `from_pretrained` takes.
+        tokenizer: the model's.
+        length: longest sequence that it must take.
 
     Raises:
         InvalidSpec: no such model there, its context is shorter than `length`, or its tokenizer knows more
@@ -68,7 +74,7 @@ def load(
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            folder, **options, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InvalidSpec(f"the base model cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -80,6 +86,12 @@ def load(
             "put the tokenizer there that belongs to it"
         )
     return model
+
+
+def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
+    """How many parameters a model has; of one held in 4 bits those that the packed bytes stand for."""
+    chosen = (p for p in model.parameters() if p.requires_grad or not trainable)
+    return sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in chosen)
 
 
 def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:

@@ -26,7 +26,7 @@ from kubetune_trainer.evaluate import Measured, evaluate, likelihood
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.loss import LossModel
-from kubetune_trainer.methods import full, lora
+from kubetune_trainer.methods import full, lora, qlora
 from kubetune_trainer.objectives import clm, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
@@ -37,7 +37,7 @@ from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
 
 OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft}
-METHODS: dict[str, ModuleType] = {"full": full, "lora": lora}
+METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
 LARGEST_MICRO_BATCH = 32
 WATCHES = 10
 """How often the held-out loss is measured during training."""
@@ -94,7 +94,7 @@ class _Run:
         self.prepared = self._prepare(work)
         stop.check()
         base = self._base()
-        trained = self.method.apply(base.to(self.accelerator.device), spec)
+        trained = self._trainable(base)
         self.model = LossModel(base, self.precision)
         self._plan(trained)
 
@@ -126,24 +126,28 @@ class _Run:
         if spec.model.config is not None:
             base = models.create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length)
         elif spec.model.path is not None:
-            dtype = self.method.base_dtype(self.precision)
+            options = self.method.base_options(spec, self.precision, self.accelerator.device)
             base = models.load(
-                Path(spec.model.path), dtype, self.prepared.tokenizer, spec.data.sequence_length
+                Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length
             )
         else:
             raise InvalidSpec("the run spec names neither a config nor a base model")
         attention.use_where_faster(base, spec.data.sequence_length)
-        if spec.data.packing:
+        return base
+
+    def _trainable(self, base: PreTrainedModel) -> torch.nn.Module:
+        trained: torch.nn.Module = self.method.apply(base.to(self.accelerator.device), self.spec)
+        if self.spec.data.packing:
             with runtime.autocast(base.device, self.precision):
                 models.check_isolation(base)
-        return base
+        return trained
 
     def _plan(self, trained: torch.nn.Module) -> None:
         settings = self.spec.training
         plan = PlanStatus(
             method=self.spec.method,
-            parameters=sum(p.numel() for p in trained.parameters()),
-            trainable_parameters=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            parameters=models.size(trained),
+            trainable_parameters=models.size(trained, trainable=True),
             precision=self.precision,
             micro_batch_size=settings.micro_batch_size
             or _micro_batch(-(-settings.global_batch_size // self.accelerator.num_processes)),

@@ -27,6 +27,19 @@ class Lora(Block):
     """Names of the layers that get an adapter; all-linear: every linear layer but the output head."""
 
 
+class Quantization(Block):
+    """How method qlora holds the frozen base (Dettmers et al. 2023)."""
+
+    type: Literal["nf4"] = "nf4"
+    """nf4: 4-bit numbers whose levels fit normally distributed weights."""
+    double_quant: bool = True
+    """Quantise the scales, too: 0.37 bit less per weight."""
+
+
+LORA_METHODS = ("lora", "qlora")
+"""Methods whose result is a LoRA adapter."""
+
+
 class FineTuneJobSpec(Lifecycle):
     """What to adapt, to what, and where to put it. That is immutable: a new run is a new object. suspend,
     backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
@@ -34,14 +47,19 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "method", "lora", "data", "evaluation", "training", "checkpoint",
+                "baseModel", "method", "lora", "quantization", "data", "evaluation", "training", "checkpoint",
                 "output", kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
-                "!has(self.lora) || self.method == 'lora'",
-                "lora goes with method: lora: remove it or change method",
+                "!has(self.lora) || self.method in ['lora', 'qlora']",
+                "lora goes with method: lora or qlora: remove it or change method",
                 field_path=".lora",
+            ),
+            cel(
+                "!has(self.quantization) || self.method == 'qlora'",
+                "quantization goes with method: qlora: remove it or change method",
+                field_path=".quantization",
             ),
         )
     )  # fmt: skip
@@ -50,10 +68,12 @@ class FineTuneJobSpec(Lifecycle):
     """The model to start from: full weights."""
     stage: Literal["sft"] = "sft"
     """sft: supervised fine-tuning on examples."""
-    method: Literal["lora", "full"] = "lora"
-    """lora: train a small adapter; full: train every weight."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None
-    """Settings of method lora; the defaults are used when absent."""
+    """Settings of methods lora and qlora; the defaults are used when absent."""
+    quantization: Quantization | None = None
+    """Settings of method qlora; the defaults are used when absent."""
     data: FineTuneData
     """The examples."""
     evaluation: Evaluation = Evaluation()

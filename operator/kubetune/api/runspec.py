@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 from kubetune.api.data import Evaluation, Format
-from kubetune.api.finetunejob import Lora
+from kubetune.api.finetunejob import Lora, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import TokenizerTraining
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
@@ -134,10 +134,12 @@ class RunSpec(Block):
     """What is trained."""
     tokenizer: TokenizerTraining | None = None
     """Set when a tokenizer is to be trained; else it comes with the base model."""
-    method: Literal["full", "lora"]
+    method: Literal["full", "lora", "qlora"]
     """What is trainable."""
     lora: Lora | None = None
-    """Set with method lora."""
+    """Set with methods lora and qlora."""
+    quantization: Quantization | None = None
+    """Set with method qlora."""
     data: RunData
     """What it is trained on."""
     evaluation: Evaluation

@@ -5,7 +5,7 @@ from collections.abc import Container, ItemsView, Iterable
 from dataclasses import dataclass
 
 from kubetune.api.adapterset import AdapterSetSpec
-from kubetune.api.finetunejob import FineTuneJobSpec, Lora
+from kubetune.api.finetunejob import LORA_METHODS, FineTuneJobSpec, Lora
 from kubetune.api.status import AdapterSetStatus, JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.desired.adapterset import table_name
@@ -81,7 +81,7 @@ def observed_job(kind: JobKind, job: Object) -> ObservedJob:
     # A list does not repeat the kind of its items.
     spec = parse_spec({**job, "kind": kind})
     rank = None
-    if isinstance(spec, FineTuneJobSpec) and spec.method == "lora":
+    if isinstance(spec, FineTuneJobSpec) and spec.method in LORA_METHODS:
         rank = (spec.lora or Lora()).rank
     return ObservedJob(
         kind=kind,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
-from kubetune.api.finetunejob import FineTuneJobSpec, Lora
+from kubetune.api.finetunejob import LORA_METHODS, FineTuneJobSpec, Lora, Quantization
 from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.runspec import (
     CACHE_ROOT,
@@ -75,7 +75,8 @@ def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) 
         job=identity(resource),
         stage=spec.stage,
         method=spec.method,
-        lora=(spec.lora or Lora()) if spec.method == "lora" else None,
+        lora=(spec.lora or Lora()) if spec.method in LORA_METHODS else None,
+        quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
         model=base,
         data=RunData(
             sources=[

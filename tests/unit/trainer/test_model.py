@@ -50,9 +50,9 @@ def folder(tiny, tokenizer, tmp_path: Path) -> Path:
 
 
 def test_loading(folder: Path, tokenizer):
-    assert load(folder, torch.bfloat16, tokenizer, 32).dtype == torch.bfloat16
+    assert load(folder, {"dtype": torch.bfloat16}, tokenizer, 32).dtype == torch.bfloat16
     with pytest.raises(InvalidSpec, match=r"lower data\.sequenceLength"):
-        load(folder, torch.float32, tokenizer, 65)
+        load(folder, {"dtype": torch.float32}, tokenizer, 65)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_loading(folder: Path, tokenizer):
 def test_a_folder_that_is_no_model(folder: Path, tokenizer, damage, message: str):
     damage(folder)
     with pytest.raises(InvalidSpec, match=message):
-        load(folder, torch.float32, tokenizer, 32)
+        load(folder, {"dtype": torch.float32}, tokenizer, 32)
 
 
 class Harm:
@@ -102,15 +102,15 @@ def test_a_base_runs_no_code(folder: Path, tokenizer, tmp_path: Path):
     (folder / "optimizer.pt").write_bytes(pickled)
     put_code(folder, mark)
     # It has weights and a tokenizer of known kinds beside: they are taken.
-    assert load(folder, torch.float32, load_tokenizer(folder), 32).num_parameters() > 0
+    assert load(folder, {"dtype": torch.float32}, load_tokenizer(folder), 32).num_parameters() > 0
     (folder / "model.safetensors").unlink()
     with pytest.raises(InvalidSpec, match="cannot be loaded"):
-        load(folder, torch.float32, tokenizer, 32)
+        load(folder, {"dtype": torch.float32}, tokenizer, 32)
     for name in ("config.json", "tokenizer_config.json"):
         text = json.loads((folder / name).read_text()) | {"model_type": "evil", "tokenizer_class": "Evil"}
         (folder / name).write_text(json.dumps(text))
     with pytest.raises(InvalidSpec, match="cannot be loaded"):
-        load(folder, torch.float32, tokenizer, 32)
+        load(folder, {"dtype": torch.float32}, tokenizer, 32)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InvalidSpec, match="no usable tokenizer"):
         load_tokenizer(folder)
@@ -124,7 +124,7 @@ def test_a_tokenizer_that_belongs_to_another_model(folder: Path, tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(InvalidSpec, match="321 tokens but the model embeds 320"):
-        load(folder, torch.float32, tokenizer, 32)
+        load(folder, {"dtype": torch.float32}, tokenizer, 32)
 
 
 def test_digests(folder: Path):

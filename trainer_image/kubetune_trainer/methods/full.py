@@ -11,9 +11,9 @@ from kubetune_trainer.model import end_tokens
 from kubetune_trainer.runtime import Precision
 
 
-def base_dtype(precision: Precision) -> torch.dtype:
+def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
     """fp32: autocast narrows what is computed, not what is kept."""
-    return torch.float32
+    return {"dtype": torch.float32}
 
 
 def apply(model: PreTrainedModel, spec: RunSpec) -> PreTrainedModel:
@@ -31,4 +31,4 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {}
+    return {"format": "full"}

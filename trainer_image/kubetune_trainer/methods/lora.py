@@ -16,9 +16,9 @@ from kubetune_trainer.runtime import Precision
 ALL_LINEAR = "all-linear"
 
 
-def base_dtype(precision: Precision) -> torch.dtype:
+def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
     """The frozen base is held as it is computed with."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
@@ -61,7 +61,7 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     config = json.loads(path.read_text())
     config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return {"rank": config["r"], "target_modules": config["target_modules"]}
+    return {"format": "lora", "rank": config["r"], "target_modules": config["target_modules"]}
 
 
 def _short(model: PeftModel) -> list[str]:

@@ -13,8 +13,8 @@ from kubetune_trainer.runtime import Precision
 class Method(Protocol):
     """Functions of a module in this package."""
 
-    def base_dtype(self, precision: Precision) -> torch.dtype:
-        """How the base model's weights are held."""
+    def base_options(self, spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
+        """How the base model's weights are held: arguments of transformers' `from_pretrained`."""
         ...
 
     def apply(self, model: PreTrainedModel, spec: RunSpec) -> torch.nn.Module:
@@ -22,5 +22,5 @@ class Method(Protocol):
         ...
 
     def export(self, model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-        """Write the result as safetensors. Returns facts for the manifest: rank, target_modules."""
+        """Write the result as safetensors. Returns facts for the manifest: format, rank, target_modules."""
         ...

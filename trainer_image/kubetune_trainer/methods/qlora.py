@@ -1,0 +1,55 @@
+"""Low-rank adapters on a frozen base in 4 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023).
+
+The base's linear layers, all but the output head, are held in NF4, half a byte per weight, and widened to the
+compute dtype a layer at a time. The result is the very kind of adapter that method lora makes, and is served
+on the base as it is.
+"""
+
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from peft import PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from kubetune.api.finetunejob import Quantization
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer.methods import lora
+from kubetune_trainer.methods.lora import export
+from kubetune_trainer.runtime import Precision
+
+__all__ = ["apply", "base_options", "export"]
+
+
+def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
+    """Quantised while it is loaded, layer by layer, so that the whole model is never there in full."""
+    wanted = spec.quantization or Quantization()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=wanted.type,
+        bnb_4bit_use_double_quant=wanted.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"dtype": dtype, "quantization_config": quantization, "device_map": {"": device}}
+
+
+def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
+    """Add fp32 adapters.
+
+    Raises:
+        InvalidSpec: no layer has one of the names.
+    """
+    keep_gradients_right(model)
+    return lora.apply(model, spec)
+
+
+def keep_gradients_right(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking the weights for its AVX512-BF16 kernel.
+
+    It does so at the first forward in eval mode, and every gradient through the layer is silently wrong from
+    then on (seen with 0.48 to 0.50).
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
