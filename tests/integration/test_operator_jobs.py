@@ -116,6 +116,36 @@ def test_a_base_that_cannot_be_used_is_said_and_its_successor_is_taken(world: Wo
     assert "lora" in refused["message"]
 
 
+def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
+    def ref(name: str) -> Any:
+        return {"jobRef": {"kind": "FineTuneJob", "name": name}}
+
+    world.finetune("third", "succeed", base=BASE, adapter=ref("second"))
+    world.finetune("second", "succeed", base=BASE, adapter=ref("third"))
+    world.pretrain("base", "succeed")
+    circle = world.until_condition("third", "DependenciesReady", "DependencyCycle", "FineTuneJob")
+    assert "third -> second -> third wait for each other" in circle["message"]
+    world.delete(world.ours("FineTuneJob", "second"))
+    world.until_condition("third", "DependenciesReady", "JobNotFound", "FineTuneJob")
+    world.finetune("second", "succeed", base=BASE)
+    world.until_phase("third", "Succeeded", "FineTuneJob", seconds=60)
+    told = world.condition("third", "DependenciesReady", "FineTuneJob")["message"]
+    assert told == "PretrainJob base and FineTuneJob second are Complete"
+    artifact = world.status("second", "FineTuneJob")["artifact"]
+    run = world.node.run_spec(world.pod("third", "FineTuneJob", phase="Succeeded"))
+    assert run.adapter is not None
+    assert (run.adapter.uri, run.adapter.digest, run.lora) == (artifact["uri"], artifact["digest"], None)
+
+    world.finetune("whole", "succeed", base=BASE, method="full")
+    world.until_phase("whole", "Succeeded", "FineTuneJob", seconds=60)
+    world.finetune("wrong", base=BASE, adapter=ref("whole"))
+    refused = world.until_condition("wrong", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
+    assert "FineTuneJob whole produced full weights" in refused["message"]
+    world.finetune("strange", base=ref("whole"), adapter=ref("second"))
+    refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob")
+    assert "FineTuneJob second was trained on base sha256:" in refused["message"]
+
+
 @pytest.fixture(scope="module")
 def ended(operator_world: World) -> Iterator[World]:
     """A job for each exit code: its first attempt ends with the code, the next one, if any, succeeds."""

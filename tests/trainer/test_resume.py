@@ -14,14 +14,15 @@ import pytest
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Lora
-from kubetune.api.runspec import RunSpec
-from kubetune.api.training import Checkpoint
+from kubetune.api.runspec import RunAdapter, RunSpec
+from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
 from tests.fixtures.runs import finetune_spec, pretrain_spec, source
 from tests.trainer.conftest import Process, Run
 
 LONG = 60
 """Steps: enough that a signal sent at one step arrives long before the last."""
+FEW = FineTuneTraining(max_steps=5, global_batch_size=4, learning_rate=1e-2)
 
 
 def pretrain(out: Path, corpus: Path, base: Path) -> RunSpec:
@@ -45,10 +46,22 @@ def qlora(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def adapter(out: Path, corpus: Path, base: Path) -> RunSpec:
+    """From a former adapter; its dropout is part of what goes on."""
+    former = corpus / "former"
+    if not former.exists():
+        first = lora(former / "out", corpus, base)
+        assert Process(first.model_copy(update={"finetune": FEW}), former).end() == 0
+    start = RunAdapter(uri="pvc://out/former", path=str(former / "out/artifact"), root=str(former))
+    spec = lora(out, corpus, base)
+    return spec.model_copy(update={"lora": None, "adapter": start})
+
+
 KINDS = {
     "pretrain": (pretrain, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),
     "qlora": (qlora, "adapter_model.safetensors"),
+    "adapter": (adapter, "adapter_model.safetensors"),
 }
 
 

@@ -105,8 +105,14 @@ def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
         raise InvalidSpec(f"data.sequenceLength {length} exceeds the model's context of {context}: {remedy}")
 
 
-def base_digest(path: str, root: str | None, expected: str | None) -> str:
-    """Digest of the base model's folder.
+def checked_digest(what: str, path: str, root: str | None, expected: str | None) -> str:
+    """Digest of a folder: the base model's, or an adapter's.
+
+    Args:
+        what: it is, for messages.
+        path: the folder.
+        root: of the volume that it must lie in.
+        expected: the digest that it must have.
 
     Raises:
         DataError: there is no such folder.
@@ -114,16 +120,16 @@ def base_digest(path: str, root: str | None, expected: str | None) -> str:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise DataError(f"the base model's folder {folder.name} does not exist: put the model there")
+        raise DataError(f"the {what}'s folder {folder.name} does not exist: put the {what.split()[-1]} there")
     if root is not None and not leads_into(folder, Path(root)):
-        raise BaseModelMismatch("the base model's folder leads out of its volume by a symbolic link")
+        raise BaseModelMismatch(f"the {what}'s folder leads out of its volume by a symbolic link")
     try:
         found = folder_digest(folder)
     except UnsafePath as error:
-        raise BaseModelMismatch(f"the base model's folder must hold plain files only: {error}") from error
+        raise BaseModelMismatch(f"the {what}'s folder must hold plain files only: {error}") from error
     if expected is not None and found != expected:
         raise BaseModelMismatch(
-            f"the base model has digest {found}, not {expected}: its files changed"
+            f"the {what} has digest {found}, not {expected}: its files changed"
             "; name the right folder or digest"
         )
     return found

@@ -26,7 +26,7 @@ from kubetune_trainer.evaluate import Measured, evaluate, likelihood
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.loss import LossModel
-from kubetune_trainer.methods import full, lora, qlora
+from kubetune_trainer.methods import former, full, lora, qlora
 from kubetune_trainer.objectives import clm, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
@@ -90,7 +90,12 @@ class _Run:
 
         base_digest = None
         if spec.model.path is not None:
-            base_digest = models.base_digest(spec.model.path, spec.model.root, spec.model.digest)
+            base_digest = models.checked_digest(
+                "base model", spec.model.path, spec.model.root, spec.model.digest
+            )
+        self.digests = {"base model": base_digest} if base_digest else {}
+        if spec.adapter and base_digest:
+            self.digests["adapter"] = former.check(spec.adapter, base_digest)
         self.prepared = self._prepare(work)
         stop.check()
         base = self._base()
@@ -266,7 +271,7 @@ class _Run:
             hardware=self.hardware,
             created=rfc3339(),
             evaluated=self.prepared.evaluation.examples,
-            digests={"run spec": self.spec.digest()} | ({"base model": base_digest} if base_digest else {}),
+            digests={"run spec": self.spec.digest()} | self.digests,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
         )
 

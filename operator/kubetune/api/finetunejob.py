@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from kubetune.api.data import Evaluation, FineTuneData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
-from kubetune.api.source import BaseSource
+from kubetune.api.source import AdapterStart, BaseSource
 from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
 
 
@@ -47,8 +47,8 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "method", "lora", "quantization", "data", "evaluation", "training", "checkpoint",
-                "output", kind="FineTuneJob",
+                "baseModel", "adapter", "method", "lora", "quantization", "data", "evaluation", "training",
+                "checkpoint", "output", kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
@@ -61,17 +61,30 @@ class FineTuneJobSpec(Lifecycle):
                 "quantization goes with method: qlora: remove it or change method",
                 field_path=".quantization",
             ),
+            cel(
+                "!has(self.adapter) || self.method in ['lora', 'qlora']",
+                "adapter goes with method: lora or qlora: remove it or change method",
+                field_path=".adapter",
+            ),
+            cel(
+                "!has(self.adapter) || !has(self.lora)",
+                "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
+                field_path=".lora",
+            ),
         )
     )  # fmt: skip
 
     base_model: BaseSource
     """The model to start from: full weights."""
+    adapter: AdapterStart | None = None
+    """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
+    being its own. It is left as it is; the result is a new adapter of the same base."""
     stage: Literal["sft"] = "sft"
     """sft: supervised fine-tuning on examples."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None
-    """Settings of methods lora and qlora; the defaults are used when absent."""
+    """Settings of methods lora and qlora; when absent those of the adapter, or else the defaults, hold."""
     quantization: Quantization | None = None
     """Settings of method qlora; the defaults are used when absent."""
     data: FineTuneData

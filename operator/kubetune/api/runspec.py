@@ -105,6 +105,21 @@ class RunModel(Block):
     """Digest that the base must have."""
 
 
+class RunAdapter(Block):
+    """A folder with a LoRA adapter that method lora starts from."""
+
+    uri: str
+    """Where it comes from, as resolved."""
+    path: str
+    """The folder in the pod."""
+    root: str
+    """Mount that it must stay in; of a remote adapter a link that the trainer makes."""
+    secret: RunSecret | None = None
+    """Credentials of a remote adapter."""
+    digest: str | None = None
+    """Digest that the folder must have."""
+
+
 class RunOutput(Block):
     """Where to write."""
 
@@ -137,7 +152,9 @@ class RunSpec(Block):
     method: Literal["full", "lora", "qlora"]
     """What is trainable."""
     lora: Lora | None = None
-    """Set with methods lora and qlora."""
+    """Set with methods lora and qlora, unless they start from an adapter."""
+    adapter: RunAdapter | None = None
+    """Set where they start from an adapter, whose rank and targets hold then."""
     quantization: Quantization | None = None
     """Set with method qlora."""
     data: RunData

@@ -123,3 +123,36 @@ class BaseSource(Block):
     """The job whose artifact is the model."""
     digest: Digest | None = None
     """Expected digest of the folder; a folder that differs is refused."""
+
+
+class AdapterStart(Block):
+    """A LoRA adapter in peft's layout: a folder, or what a FineTuneJob produced."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.uri) != has(self.jobRef)",
+                "set exactly one of uri (an adapter in a folder) and jobRef (the artifact of a FineTuneJob)",
+            ),
+            cel(
+                "!has(self.jobRef) || self.jobRef.kind == 'FineTuneJob'",
+                "must be FineTuneJob: a PretrainJob makes no adapter",
+                field_path=".jobRef.kind",
+            ),
+            cel(
+                "!has(self.digest) || has(self.uri)",
+                "digest goes with uri: the artifact of a job is pinned already",
+            ),
+            SECRET_GOES_WITH_REMOTE,
+        )
+    )
+
+    uri: BaseUri | None = None
+    """Folder with adapter_config.json and adapter_model.safetensors: pvc://<claim>/<path>,
+    s3://<bucket>/<prefix> or hf://<org>/<name>[@<revision>]."""
+    secret_ref: SecretRef | None = None
+    """Credentials for s3:// and hf://."""
+    job_ref: JobRef | None = None
+    """The FineTuneJob whose artifact is the adapter."""
+    digest: Digest | None = None
+    """Expected digest of the folder; a folder that differs is refused."""

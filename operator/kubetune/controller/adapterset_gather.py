@@ -81,7 +81,7 @@ def observed_job(kind: JobKind, job: Object) -> ObservedJob:
     # A list does not repeat the kind of its items.
     spec = parse_spec({**job, "kind": kind})
     rank = None
-    if isinstance(spec, FineTuneJobSpec) and spec.method in LORA_METHODS:
+    if isinstance(spec, FineTuneJobSpec) and spec.method in LORA_METHODS and spec.adapter is None:
         rank = (spec.lora or Lora()).rank
     return ObservedJob(
         kind=kind,

@@ -14,7 +14,7 @@ from kubetune.controller.attempts import Attempts, find_attempts
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import AlreadyExists, Refused, Unavailable
 from kubetune.controller.events import record
-from kubetune.controller.needs import FOUND, NOT_CHECKED, check_volumes, find_base, run_has_base
+from kubetune.controller.needs import FOUND, NOT_CHECKED, check_volumes, find_start, run_has_start
 from kubetune.controller.reclaim import Reclaim, keep
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
@@ -66,7 +66,7 @@ class JobReconciler:
         found = await find_attempts(client, resource, previous.attempts, now)
         decision = decide(found.seen, previous, wanted, now)
         begun = bool(previous.attempts or found.seen.attempts)
-        dependencies, resources = (run_has_base(resource), FOUND) if begun else (NOT_CHECKED, NOT_CHECKED)
+        dependencies, resources = (run_has_start(resource), FOUND) if begun else (NOT_CHECKED, NOT_CHECKED)
         run = _run_of(found, previous)
         observed = Observed(found.seen, dependencies, resources, wanted.suspend, run_spec=run)
         if isinstance(decision, Start):
@@ -178,10 +178,10 @@ async def _expire(
 async def _resolved(
     client: Client, resource: Object, spec: JobSpec, name: str | None
 ) -> tuple[RunSpec, str, Need]:
-    """The run spec, also as text, and whether its base is there yet.
+    """The run spec, also as text, and whether what it starts from is there yet.
 
     A later attempt goes on with the run spec of the one before it: its checkpoints belong to that, and the
-    base's job may have been deleted since. That is in the ConfigMap `name`.
+    job that it starts from may have been deleted since. That is in the ConfigMap `name`.
     """
     namespace = resource["metadata"]["namespace"]
     earlier = await client.find("ConfigMap", namespace, name) if name else None
@@ -189,12 +189,12 @@ async def _resolved(
         text = str(earlier.get("data", {}).get(RUN_KEY))
         try:
             run = RunSpec.model_validate_json(text, extra="ignore")
-            return run, text, run_has_base(resource)
+            return run, text, run_has_start(resource)
         except ValidationError as error:
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
-    base, dependencies = await find_base(client, namespace, resource["metadata"]["name"], spec)
+    start, dependencies = await find_start(client, namespace, resource["metadata"]["name"], spec)
     # Without a base, what is known already is looked at all the same.
-    run = run_spec(resource, spec, base or RunModel())
+    run = run_spec(resource, spec, start.base or RunModel(), start.adapter)
     return run, run.canonical(), dependencies
 
 

@@ -91,7 +91,8 @@ def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool
 def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
     over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
     itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
-    return not over and not itself and _names(job["spec"]["baseModel"], resource, default="PretrainJob")
+    starts = [job["spec"]["baseModel"], job["spec"].get("adapter") or {}]
+    return not over and not itself and any(_names(s, resource, default="PretrainJob") for s in starts)
 
 
 def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:

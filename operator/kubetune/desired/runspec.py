@@ -10,6 +10,7 @@ from kubetune.api.runspec import (
     CACHE_ROOT,
     SECRET_ROOT,
     JobIdentity,
+    RunAdapter,
     RunCache,
     RunData,
     RunModel,
@@ -38,13 +39,16 @@ def parse_spec(resource: Mapping[str, Any]) -> JobSpec:
     return FineTuneJobSpec.model_validate(resource["spec"])
 
 
-def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) -> RunSpec:
+def run_spec(
+    resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None, adapter: RunAdapter | None = None
+) -> RunSpec:
     """The run spec of a job.
 
     Args:
         resource: the job.
         spec: its spec.
         base: the resolved base model of a FineTuneJob.
+        adapter: the resolved adapter that it starts from, if it does.
     """
     if isinstance(spec, PretrainJobSpec):
         return RunSpec(
@@ -71,11 +75,13 @@ def run_spec(resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None) 
         raise ValueError("a FineTuneJob needs a resolved base model")
     measured = spec.evaluation.data
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
+    read += [adapter.uri] if adapter else []
     return RunSpec(
         job=identity(resource),
         stage=spec.stage,
         method=spec.method,
-        lora=(spec.lora or Lora()) if spec.method in LORA_METHODS else None,
+        lora=(spec.lora or Lora()) if spec.method in LORA_METHODS and spec.adapter is None else None,
+        adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
         model=base,
         data=RunData(
@@ -160,6 +166,12 @@ def base_model(uri: str, digest: str | None, secret_ref: SecretRef | None = None
     return RunModel(uri=uri, path=path, root=root, secret=_secret(secret_ref), digest=digest)
 
 
+def former_adapter(uri: str, digest: str | None, secret_ref: SecretRef | None = None) -> RunAdapter:
+    """An adapter that lies in a folder."""
+    path, root = _in_pod(uri, "adapter")
+    return RunAdapter(uri=uri, path=path, root=root, secret=_secret(secret_ref), digest=digest)
+
+
 def cache(compute: Compute, read: Sequence[str]) -> RunCache | None:
     """Where the remote ones of some URIs are downloaded to."""
     if not any(is_remote(uri) for uri in read):
@@ -187,6 +199,8 @@ def uris(spec: RunSpec) -> list[str]:
     found = [spec.output.uri, *(s.uri for s in spec.data.sources)]
     if spec.model.uri:
         found.append(spec.model.uri)
+    if spec.adapter:
+        found.append(spec.adapter.uri)
     if spec.evaluation_source:
         found.append(spec.evaluation_source.uri)
     if spec.cache and spec.cache.uri:
@@ -197,6 +211,8 @@ def uris(spec: RunSpec) -> list[str]:
 def secrets(spec: RunSpec) -> list[RunSecret]:
     """The Secrets that a run reads, each once."""
     read = [*(source.secret for source in spec.data.sources), spec.model.secret]
+    if spec.adapter:
+        read.append(spec.adapter.secret)
     if spec.evaluation_source:
         read.append(spec.evaluation_source.secret)
     found = {secret.name: secret for secret in read if secret}

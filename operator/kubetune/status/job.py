@@ -43,7 +43,7 @@ class Observed:
     seen: Seen
     """Attempts and their pods."""
     dependencies: Need
-    """The base model's job."""
+    """The jobs of base model and adapter."""
     resources: Need
     """Claims, ConfigMaps, and the creation of children."""
     suspend: bool = False

@@ -8,10 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from kubetune.api.kinds import NAME_LENGTH
-from kubetune.api.source import BaseSource
+from kubetune.api.source import AdapterStart, BaseSource
 from kubetune.api.status import JobStatus
 from kubetune.desired.job import Settings, Turn, config_map, config_map_of, job, job_name
-from kubetune.desired.runspec import base_model, parse_spec, run_spec
+from kubetune.desired.runspec import base_model, former_adapter, parse_spec, run_spec
 from tests.fixtures.golden import Golden, as_yaml
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "jobs"
@@ -74,7 +74,11 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
         artifact = JobStatus.model_validate(base_job["status"]).artifact
         assert artifact
         base = base_model(artifact.uri, artifact.digest)
-    run = run_spec(resource, parse_spec(resource), base)
+    adapter = None
+    if "adapter" in resource["spec"]:
+        start = AdapterStart.model_validate(resource["spec"]["adapter"])
+        adapter = former_adapter(start.uri or "", start.digest, start.secret_ref)
+    run = run_spec(resource, parse_spec(resource), base, adapter)
     described = config_map(resource, run.canonical(), SETTINGS)
     name = described["metadata"]["name"]
     return [described, job(resource, run, name, turn, SETTINGS)]

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.unit
 
 PODS = pods()
 TRAINING = {name for name in PODS if name.startswith("jobs/")}
-WITH_SECRETS = {"jobs/finetune-remote.out.yaml", "jobs/pretrain-remote.out.yaml"}
+WITH_SECRETS = {
+    f"jobs/{name}.out.yaml" for name in ("finetune-adapter", "finetune-remote", "pretrain-remote")
+}
 HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
 
 

@@ -30,6 +30,11 @@ def tuned(base: dict[str, Any], phase: str = "Running", uid: str = "t") -> dict[
     return {"metadata": {"name": "t", "uid": uid}, "spec": {"baseModel": base}, "status": {"phase": phase}}
 
 
+def adapted(adapter: dict[str, Any]) -> dict[str, Any]:
+    job = tuned(ref("other"))
+    return job | {"spec": job["spec"] | {"adapter": adapter}}
+
+
 def ref(name: str, kind: str = "PretrainJob") -> dict[str, Any]:
     return {"jobRef": {"kind": kind, "name": name}}
 
@@ -51,6 +56,8 @@ TABLE: dict[str, tuple[list[Any], list[Any], list[str]]] = {
     "being tuned": ([], [tuned(ref("base"))], [STARTS]),
     "being tuned from its folder": ([], [tuned({"uri": f"{FOLDER}/artifact/"})], [STARTS]),
     "was tuned": ([], [tuned(ref("base"), "Succeeded"), tuned(ref("base"), "Failed")], []),
+    "its adapter goes on": ([], [adapted(SERVED)], [STARTS]),
+    "another adapter goes on": ([], [adapted(ref("other", "FineTuneJob"))], []),
     "both": ([adapter_set(ref("base"))], [tuned(ref("base"))], [SERVES, STARTS]),
 }
 

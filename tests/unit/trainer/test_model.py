@@ -9,7 +9,7 @@ import torch
 from kubetune.artifacts.digest import folder_digest
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
-from kubetune_trainer.model import base_digest, create, load
+from kubetune_trainer.model import checked_digest, create, load
 from tests.fixtures.runs import TINY_LLAMA
 
 
@@ -129,20 +129,20 @@ def test_a_tokenizer_that_belongs_to_another_model(folder: Path, tokenizer):
 
 def test_digests(folder: Path):
     digest = folder_digest(folder)
-    assert base_digest(str(folder), str(folder.parent), digest) == digest
-    assert base_digest(str(folder), None, None) == digest
+    assert checked_digest("base model", str(folder), str(folder.parent), digest) == digest
+    assert checked_digest("base model", str(folder), None, None) == digest
     with pytest.raises(BaseModelMismatch, match=f"has digest {digest}, not sha256:0"):
-        base_digest(str(folder), None, "sha256:0")
+        checked_digest("base model", str(folder), None, "sha256:0")
     with pytest.raises(DataError, match="does not exist"):
-        base_digest(str(folder / "none"), None, None)
+        checked_digest("base model", str(folder / "none"), None, None)
     (folder.parent / "round").symlink_to("round")
     with pytest.raises(DataError, match="does not exist"):
-        base_digest(str(folder.parent / "round"), str(folder.parent), None)
+        checked_digest("base model", str(folder.parent / "round"), str(folder.parent), None)
     link = folder.parent / "inside/link"
     link.parent.mkdir()
     link.symlink_to(folder)
     with pytest.raises(BaseModelMismatch, match="leads out of its volume"):
-        base_digest(str(link), str(link.parent), None)
+        checked_digest("base model", str(link), str(link.parent), None)
     (folder / "link").symlink_to(folder / "config.json")
     with pytest.raises(BaseModelMismatch, match="plain files only"):
-        base_digest(str(folder), None, None)
+        checked_digest("base model", str(folder), None, None)

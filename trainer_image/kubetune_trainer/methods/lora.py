@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
+from kubetune_trainer.methods import former
 from kubetune_trainer.runtime import Precision
 
 ALL_LINEAR = "all-linear"
@@ -22,29 +23,37 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
 
 
 def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
-    """Add fp32 adapters; B starts at zero, so the model answers as its base at first.
+    """Add fp32 adapters: the former one, or new ones, whose B starts at zero, so that the model answers as
+    its base at first.
 
     Raises:
-        InvalidSpec: no layer has one of the names.
+        InvalidSpec: no layer has one of the names; or see `former`.
+        BaseModelMismatch: the former adapter does not fit the base.
     """
-    lora = spec.lora or Lora()
-    names = lora.target_modules
+    config = former.config_of(spec.adapter) if spec.adapter else _new(spec.lora or Lora())
+    config.task_type = "CAUSAL_LM"
+    names = config.target_modules
     try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=ALL_LINEAR if ALL_LINEAR in names else names,
-                task_type="CAUSAL_LM",
-            ),
-            autocast_adapter_dtype=True,
-        )
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
+        if spec.adapter:
+            raise BaseModelMismatch(f"adapter {spec.adapter.uri} does not fit the base: {error}") from error
         kinds = (torch.nn.Linear, torch.nn.Embedding)
         there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
         raise InvalidSpec(f"lora.targetModules {names}: {error}; the base has {', '.join(there)}") from error
+    if spec.adapter:
+        former.restore(adapted, spec.adapter)
+    return adapted
+
+
+def _new(lora: Lora) -> LoraConfig:
+    names = lora.target_modules
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=ALL_LINEAR if ALL_LINEAR in names else names,
+    )
 
 
 def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:

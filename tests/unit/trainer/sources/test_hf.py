@@ -10,7 +10,7 @@ import pytest
 from kubetune.api.runspec import RunCache, RunModel, RunSecret
 from kubetune_trainer.data.read import files_of
 from kubetune_trainer.errors import DataError, StorageError
-from kubetune_trainer.model import base_digest
+from kubetune_trainer.model import checked_digest
 from kubetune_trainer.progress import Progress
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
@@ -87,8 +87,8 @@ def test_a_base_model(pod, hub: Hub, keys: Path, storage: FileServer):
     wanted = {"config.json", "model.safetensors", "tokenizer/tokenizer.json", "README.md"}
     assert {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()} == wanted
     assert all((root / name).read_bytes() == MODEL[name] for name in wanted)
-    digest = base_digest(str(root), str(root), None)
-    assert base_digest(str(root), str(root), digest) == digest
+    digest = checked_digest("base model", str(root), str(root), None)
+    assert checked_digest("base model", str(root), str(root), digest) == digest
     assert {a.headers.get("Authorization") for a in hub.asked} == {f"Bearer {TOKEN}"}
     assert [a.headers.get("Authorization") for a in storage.asked] == [None], "the token stays with the hub"
 

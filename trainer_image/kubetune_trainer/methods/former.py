@@ -1,0 +1,101 @@
+"""A LoRA adapter from which the training of another one starts."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils.save_and_load import set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from kubetune.api.runspec import RunAdapter
+from kubetune.artifacts.digest import MANIFEST
+from kubetune.artifacts.manifest import ManifestError, read_manifest
+from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
+from kubetune_trainer.log import say
+from kubetune_trainer.model import checked_digest
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def check(adapter: RunAdapter, base_digest: str) -> str:
+    """The digest of an adapter that belongs to a base, as far as its manifest says.
+
+    Raises:
+        BaseModelMismatch: it was trained on another base, or is not the one that was asked for.
+        DataError: it is not there.
+        InvalidSpec: its manifest is malformed, or that of something else.
+    """
+    digest = checked_digest("adapter", adapter.path, adapter.root, adapter.digest)
+    folder = Path(adapter.path)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DataError(f"adapter {adapter.uri}: {name} is missing: name a folder with a peft adapter")
+    if not (folder / MANIFEST).exists():
+        say("warning", text="the adapter has no manifest: only its shapes tell whether it fits the base")
+        return digest
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        raise InvalidSpec(f"adapter {adapter.uri}: {error}: remove the file or restore it") from error
+    if manifest.format != "lora":
+        raise InvalidSpec(f"adapter {adapter.uri} holds {manifest.format} weights: name it as baseModel")
+    if manifest.base_model_digest != base_digest:
+        raise BaseModelMismatch(
+            f"adapter {adapter.uri} was trained on base {manifest.base_model_digest}, not on {base_digest}: "
+            "name that base, or an adapter of this one"
+        )
+    return digest
+
+
+def config_of(adapter: RunAdapter) -> LoraConfig:
+    """The adapter's own settings, to go on with.
+
+    Raises:
+        InvalidSpec: it is no LoRA adapter, or also trains weights of the base.
+    """
+    try:
+        fields = json.loads((Path(adapter.path) / CONFIG).read_bytes())
+        if fields.get("peft_type") != "LORA":
+            raise InvalidSpec(
+                f"adapter {adapter.uri} is of type {fields.get('peft_type')}: name a LoRA adapter"
+            )
+        config = LoraConfig.from_pretrained(adapter.path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidSpec(f"adapter {adapter.uri}: {CONFIG} cannot be used: {error}") from error
+    if config.modules_to_save:
+        raise InvalidSpec(
+            f"adapter {adapter.uri} holds whole layers, too ({', '.join(config.modules_to_save)}): "
+            "name one that an LM was tuned by"
+        )
+    config.inference_mode, config.base_model_name_or_path = False, None
+    return config
+
+
+def restore(model: PeftModel, adapter: RunAdapter) -> None:
+    """Give a model that was made by `config_of` the adapter's weights, in fp32.
+
+    Raises:
+        BaseModelMismatch: they do not fit the model's layers.
+        InvalidSpec: the file cannot be read.
+    """
+    try:
+        weights = {n: t.to(torch.float32) for n, t in load_file(Path(adapter.path) / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise InvalidSpec(f"adapter {adapter.uri}: {WEIGHTS} cannot be read: {error}") from error
+    remedy = "name the base that it was trained on"
+    try:
+        found = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:  # torch's, for shapes that differ
+        problem = " ".join(str(error).split())
+        raise BaseModelMismatch(
+            f"adapter {adapter.uri} does not fit the base: {problem}: {remedy}"
+        ) from error
+    missing = [n for n in found.missing_keys if ".lora_" in n]
+    if missing or found.unexpected_keys:
+        strange = [*missing, *found.unexpected_keys][0]
+        raise BaseModelMismatch(
+            f"adapter {adapter.uri} has other layers than the base ({strange}, ...): {remedy}"
+        )
