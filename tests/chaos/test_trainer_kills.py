@@ -6,6 +6,7 @@ The moments are spread over the whole run: reading, baseline, steps, the saving 
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pytest
 
 from kubetune.api.runspec import RunSpec
 from tests.trainer.conftest import Process, base, corpus  # noqa: F401 - fixtures
-from tests.trainer.test_resume import KINDS, newest, undisturbed, weights  # noqa: F401 - a fixture
+from tests.trainer.test_resume import KINDS, Undisturbed, newest, undisturbed, weights  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SHORT, LONG = (1, 3), (20, 12)
 """Seeds of each kind of run, and how often each is ended at most."""
+QUICK = ("pretrain", "lora")
+"""Kinds of runs that each run of all tests includes."""
 DAMAGE = 0.3
 
 
@@ -31,13 +34,6 @@ class Ordeal:
     damages: int = 0
     torn: int = 0
     """Kills that left a checkpoint half written."""
-
-
-def length(spec: RunSpec, folder: Path) -> float:
-    """Seconds that an undisturbed run takes on this machine."""
-    began = time.monotonic()
-    assert Process(spec, folder).end() == 0
-    return time.monotonic() - began
 
 
 def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, longest: float) -> Ordeal:
@@ -68,21 +64,22 @@ def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, lon
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_deaths_do_not_show_in_the_weights(
-    undisturbed: dict[str, str],  # noqa: F811
+    undisturbed: Callable[[str], Undisturbed],  # noqa: F811
     corpus: Path,  # noqa: F811
     base: Path,  # noqa: F811
     tmp_path: Path,
     thorough: bool,
     kind: str,
 ) -> None:
-    total = Ordeal()
+    if not thorough and kind not in QUICK:
+        pytest.skip("only with --chaos=long")
+    total, whole = Ordeal(), undisturbed(kind)
     seeds, deaths = LONG if thorough else SHORT
-    longest = length(KINDS[kind][0](tmp_path / "length/out", corpus, base), tmp_path / "length")
     for seed in range(seeds):
         folder = tmp_path / str(seed)
         spec = KINDS[kind][0](folder / "out", corpus, base)
-        ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths, longest)
-        assert weights(spec, kind) == undisturbed[kind], f"seed {seed}: {ordeal}"
+        ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths, whole.seconds)
+        assert weights(spec, kind) == whole.weights, f"seed {seed}: {ordeal}"
         for name, count in vars(ordeal).items():
             setattr(total, name, getattr(total, name) + count)
     print(f"\nfigure: {kind}: {vars(total)}")

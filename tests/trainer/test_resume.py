@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,17 +68,32 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run's end."""
+
+    weights: str
+    """SHA-256 of the final weights."""
+    seconds: float
+    """How long it took on this machine."""
+
+
 @pytest.fixture(scope="module")
-def undisturbed(corpus: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """SHA-256 of the final weights of each kind of run."""
-    found = {}
-    for kind, (make, _) in KINDS.items():
+def undisturbed(
+    corpus: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Undisturbed]:
+    """What comes of a kind of run that nothing happens to."""
+
+    @cache
+    def carry_out(kind: str) -> Undisturbed:
         # The name of the output folder is part of the run spec, so every run of a test has this one.
-        spec = make(tmp_path_factory.mktemp(kind) / "out", corpus, base)
+        spec = KINDS[kind][0](tmp_path_factory.mktemp(kind) / "out", corpus, base)
+        began = time.monotonic()
         process = Process(spec, Path(spec.output.path).parent)
         assert process.end() == 0, process.out
-        found[kind] = weights(spec, kind)
-    return found
+        return Undisturbed(weights(spec, kind), time.monotonic() - began)
+
+    return carry_out
 
 
 def weights(spec: RunSpec, kind: str) -> str:
@@ -127,7 +145,7 @@ def test_killed_then_damaged_then_terminated(
     process = Process(spec, tmp_path)
     assert process.end() == 0, process.out
     assert f"resumed step={stopped}" in process.out
-    assert weights(spec, kind) == undisturbed[kind]
+    assert weights(spec, kind) == undisturbed(kind).weights
     assert process.message.evaluation is not None
     report = (tmp_path / "out/artifact/report.html").read_text()
     assert f"from step {before}, {stopped}" in report
