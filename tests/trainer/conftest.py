@@ -13,7 +13,7 @@ import pytest
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import main, termination
-from tests.fixtures.runs import pairs, pretrain_spec, sentences, source, write_jsonl
+from tests.fixtures.runs import pairs, preferences, pretrain_spec, sentences, source, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "books/one.jsonl", list(sentences(60, seed=1)))
     (folder / "books/two.txt").write_text("\n<|endoftext|>\n".join(sentences(20, seed=2)))
     write_jsonl(folder / "pairs.jsonl", pairs(90))
+    write_jsonl(folder / "preferences.jsonl", preferences(60))
     (folder / "pairs.json").write_text(json.dumps(pairs(90)))
     return folder
 

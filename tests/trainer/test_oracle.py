@@ -8,15 +8,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kubetune_trainer.data.encode import encode, render
-from kubetune_trainer.data.formats import Completion, Conversation, Message
+from kubetune_trainer.data.formats import Completion, Conversation, Message, to_example
+from kubetune_trainer.data.pairs import PairBatch, encode_pairs, store_pairs
+from kubetune_trainer.data.pairs import collate as collate_pairs
+from kubetune_trainer.data.read import Record
 from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.loss import LossModel
+from kubetune_trainer.objectives.dpo import DpoLossModel
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from datasets import Dataset, disable_progress_bars
-    from trl import SFTConfig, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 CHATS = [
     [("user", "cat?"), ("assistant", "yes.")],
@@ -51,7 +55,7 @@ def our_loss(model, tokenizer, examples: list, packed: bool) -> float:
     store = store_of((e.tokens for e in encoded), len(tokenizer), [e.trained for e in encoded])
     pieces = [store.piece(i, 0, int(store.lengths[i]) - 1) for i in range(len(store))]
     rows = [row_of(pieces)] if packed else [row_of([p]) for p in pieces]
-    batch = collate(rows, tokenizer.pad_token_id)
+    batch = collate(rows, pad=tokenizer.pad_token_id)
     with torch.no_grad():
         total = LossModel(model, "fp32").eval()(batch.tokens, batch.positions, batch.labels)
     return float(total) / sum(r.targets for r in rows)
@@ -71,3 +75,87 @@ def test_the_same_loss_as_trl(base: Path, tmp_path: Path, form: str, packed: boo
     theirs = trl_loss(model, tokenizer, records, tmp_path, packing=False)
     ours = our_loss(model, tokenizer, examples, packed)
     assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+PREFERENCES = [
+    {"prompt": "One and two are", "chosen": " three.", "rejected": " the cat on a mat."},
+    {"prompt": "The red house", "chosen": " is by night.", "rejected": " no"},
+    {"prompt": "to run", "chosen": " its dog", "rejected": " its dog and cat"},
+]
+CHAT_PREFERENCES = [
+    {
+        "prompt": [{"role": r, "content": c} for r, c in chat[:-1]],
+        "chosen": [{"role": "assistant", "content": chat[-1][1]}],
+        "rejected": [{"role": "assistant", "content": "saw one"}],
+    }
+    for chat in CHATS
+]
+
+
+def our_pairs(records: list[dict], tokenizer) -> PairBatch:
+    places = [Record(r, "x", 1) for r in records]
+    examples = [to_example(place, "preference") for place in places]
+    pairs = store_pairs(encode_pairs(examples, places, tokenizer, 64), len(tokenizer))
+    return collate_pairs(pairs, pad=tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("plain_head", [True, False])
+@pytest.mark.parametrize("records", [PREFERENCES, CHAT_PREFERENCES], ids=["strings", "messages"])
+def test_the_same_dpo_loss_as_trl(base: Path, tmp_path: Path, records: list[dict], plain_head: bool):
+    """Loss and gradients of a model that has left its reference."""
+    reference, model = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.02 * torch.randn_like(p)
+    disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = DPOTrainer(
+            model,
+            ref_model=reference,
+            args=DPOConfig(
+                str(tmp_path), per_device_train_batch_size=len(records), max_length=64, beta=0.3,
+                use_cpu=True, report_to="none", bf16=False, gradient_checkpointing=False,
+            ),
+            train_dataset=Dataset.from_list(records),
+            processing_class=tokenizer,
+        )  # fmt: skip
+        [theirs_batch] = list(trainer.get_train_dataloader())
+        theirs = trainer.compute_loss(trainer.model, theirs_batch)
+        theirs.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+
+    batch = our_pairs(records, tokenizer)
+    with torch.no_grad():
+        known = DpoLossModel(reference, "fp32", 0.3).eval().log_ratios(*batch)
+    ours_model = DpoLossModel(model, "fp32", 0.3).eval()
+    ours_model._plain_head = plain_head
+    batch = batch._replace(reference=known)
+    ours = ours_model(*batch) / len(records)
+    ours.backward()
+    theirs, ours = theirs.detach(), ours.detach()
+    assert abs(float(theirs) - 0.6931) > 0.01, "it has something to tell apart"
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[name], atol=1e-5, rtol=1e-4)
+
+    with torch.no_grad():
+        measured = ours_model.measure([batch])
+    logged = {name: sum(values) / len(values) for name, values in trainer._metrics["eval"].items()}
+    assert measured["loss"] == pytest.approx(float(theirs), abs=1e-5)
+    assert measured["accuracy"] == pytest.approx(logged["rewards/accuracies"], abs=1e-6)
+    assert measured["reward-margin"] == pytest.approx(logged["rewards/margins"], abs=1e-5)
+
+
+def test_an_idle_process_adds_nothing_to_a_dpo_loss(base: Path):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    places = [Record(r, "x", 1) for r in PREFERENCES]
+    examples = [to_example(place, "preference") for place in places]
+    pairs = store_pairs(encode_pairs(examples, places, tokenizer, 64), len(tokenizer))
+    loss = DpoLossModel(model, "fp32", 0.1)(*collate_pairs([pairs[0].idle()], pad=tokenizer.pad_token_id))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not any(p.grad is not None and p.grad.any() for p in model.parameters())

@@ -14,6 +14,7 @@ from kubetune.api.runspec import RunSpec
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
 from kubetune_trainer import model as models
+from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.methods import qlora
 from kubetune_trainer.model import evaluating
 from kubetune_trainer.runtime import Precision
@@ -34,7 +35,8 @@ def loaded(spec: RunSpec, precision: Precision) -> PeftModel:
     assert spec.model.path is not None
     options = qlora.base_options(spec, precision, torch.device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(spec.model.path)
-    return qlora.apply(models.load(Path(spec.model.path), options, tokenizer, 32), spec)
+    model, fresh = models.load(Path(spec.model.path), options, tokenizer, 32)
+    return qlora.apply(model, spec, CAUSAL_LM, fresh)
 
 
 def gradients(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -60,7 +60,16 @@ def adapter(out: Path, corpus: Path, base: Path) -> RunSpec:
     return spec.model_copy(update={"lora": None, "adapter": start})
 
 
+def dpo(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return finetune_spec(
+        out, base, source(corpus / "preferences.jsonl", "preference"), stage="dpo",
+        lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG, "learning_rate": 1e-3},
+        checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
 KINDS = {
+    "dpo": (dpo, "adapter_model.safetensors"),
     "pretrain": (pretrain, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),
     "qlora": (qlora, "adapter_model.safetensors"),

@@ -1,18 +1,18 @@
 """Measurements on the held-out examples, the same before and after training."""
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kubetune.api.data import Evaluation
-from kubetune_trainer.data.rows import Row, collate
-from kubetune_trainer.generate import answers, prompt_of
-from kubetune_trainer.loss import LossModel
+from kubetune.api.runspec import RunSpec
+from kubetune_trainer.data.rows import RowLike
+from kubetune_trainer.generate import answers
 from kubetune_trainer.model import evaluating
-from kubetune_trainer.objectives.prepared import EvaluationSet
+from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.signals import Stop
 
 BATCH_TOKENS = 8192
@@ -30,55 +30,58 @@ class Measured:
 
 
 def evaluate(
-    model: LossModel,
-    tokenizer: PreTrainedTokenizerBase,
-    wanted: Evaluation,
-    data: EvaluationSet,
-    *,
-    chat: bool,
-    stop: Stop,
+    model: Any, prepared: Prepared, spec: RunSpec, samples: Callable[..., list[str]], stop: Stop
 ) -> Measured:
     """Measure what was asked for.
 
     Args:
-        model: the model, in its loss wrapper.
-        tokenizer: its tokenizer.
-        wanted: metrics, sample prompts, length of answers.
-        data: held-out rows and questions.
-        chat: whether sample prompts are messages for the chat template.
+        model: the loss model.
+        prepared: tokenizer, held-out rows and questions.
+        spec: metrics, sample prompts, length of answers.
+        samples: the objective's way to answer sample prompts.
         stop: looked at between batches.
 
     Raises:
         Terminated: asked to stop.
     """
     started = time.monotonic()
+    data = prepared.evaluation
     found: dict[str, float] = {}
-    if data.rows and set(wanted.metrics) - {"exact-match"}:
-        loss, accuracy = likelihood(model, data.rows, tokenizer.pad_token_id, stop)
-        found = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token-accuracy": accuracy}
-    if data.questions and "exact-match" in wanted.metrics:
+    if data.rows and set(spec.metrics) - {"exact-match"}:
+        found = measure(model, data.rows, prepared, stop)
+    if data.questions and "exact-match" in spec.metrics:
+        limit = spec.evaluation.max_new_tokens
         with model.autocast():
-            found["exact-match"] = exact_match(model.model, tokenizer, data, wanted.max_new_tokens, stop)
-    prompts = [prompt_of(p, tokenizer, chat=chat) for p in wanted.sample_prompts]
-    with model.autocast():
-        said = answers(model.model, tokenizer, prompts, wanted.max_new_tokens, stop) if prompts else []
-    metrics: dict[str, float] = {name: found[name] for name in wanted.metrics if name in found}
+            found["exact-match"] = exact_match(model.model, prepared.tokenizer, data, limit, stop)
+    said = samples(model, prepared, spec, stop)
+    metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}
     return Measured(metrics, said, time.monotonic() - started)
 
 
-def likelihood(model: LossModel, rows: Sequence[Row], pad: int, stop: Stop) -> tuple[float, float]:
-    """Mean negative log-likelihood per trained token, and the share of them that rank first."""
-    ordered = sorted(rows, key=len)
-    loss = correct = 0.0
+def measure(model: Any, rows: Sequence[RowLike], prepared: Prepared, stop: Stop) -> dict[str, float]:
+    """What the loss model measures on rows, "loss" being among it."""
     with evaluating(model):
-        while ordered:
-            stop.check()
-            count = max(1, BATCH_TOKENS // len(ordered[-1]))
-            ordered, batch = ordered[:-count], collate(ordered[-count:], pad, model.model.device)
-            part, hits = model.score(batch.tokens, batch.positions, batch.labels)
-            loss, correct = loss + float(part), correct + float(hits)
-    targets = sum(row.targets for row in rows)
-    return loss / targets, correct / targets
+        found: dict[str, float] = model.measure(_batches(rows, prepared, model.model.device, stop))
+    return found
+
+
+def _batches(
+    rows: Sequence[RowLike], prepared: Prepared, device: torch.device, stop: Stop
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Rows of like lengths together, the longest first."""
+    for numbers in in_batches(rows, stop):
+        yield prepared.collate([rows[i] for i in numbers], device)
+
+
+def in_batches(rows: Sequence[RowLike], stop: Stop) -> Iterator[list[int]]:
+    """Numbers of rows of like lengths together, the longest first."""
+    lengths = [len(row) for row in rows]
+    ordered = sorted(range(len(rows)), key=lengths.__getitem__)
+    while ordered:
+        stop.check()
+        count = max(1, BATCH_TOKENS // lengths[ordered[-1]])
+        yield ordered[-count:]
+        ordered = ordered[:-count]
 
 
 def exact_match(

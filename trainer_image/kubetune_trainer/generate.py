@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from kubetune.api.data import Evaluation
+from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model import end_tokens, evaluating
 from kubetune_trainer.signals import Stop
 
@@ -75,6 +77,15 @@ def answers(
             ):
                 found[i] = text.strip()
     return found
+
+
+def sample_answers(
+    model: LossModel, tokenizer: PreTrainedTokenizerBase, wanted: Evaluation, stop: Stop, *, chat: bool
+) -> list[str]:
+    """Answers to the sample prompts, which are messages for the chat template or as they are."""
+    prompts = [prompt_of(p, tokenizer, chat=chat) for p in wanted.sample_prompts]
+    with model.autocast():
+        return answers(model.model, tokenizer, prompts, wanted.max_new_tokens, stop) if prompts else []
 
 
 def prompt_of(text: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> tuple[str, bool]:

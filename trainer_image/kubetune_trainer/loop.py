@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from kubetune.api.training import Optimisation
 from kubetune_trainer import schedule
 from kubetune_trainer.checkpoint import State
-from kubetune_trainer.data.rows import Row, collate
-from kubetune_trainer.data.store import IGNORED
+from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.data.streams import Stream
 from kubetune_trainer.errors import NaNLoss, Terminated
+from kubetune_trainer.objectives.prepared import Collate
 from kubetune_trainer.optimizer import Named
 from kubetune_trainer.signals import Stop
 
@@ -48,14 +47,14 @@ class Loop:
 
     accelerator: Accelerator
     model: torch.nn.Module
-    """The prepared LossModel."""
+    """The prepared loss model: the loss of a batch, summed."""
     parameters: Named
     optimizer: torch.optim.Optimizer
     stream: Stream
     settings: Optimisation
     total_steps: int
     micro_batch: int
-    pad: int
+    collate: Collate
     state: State
     stop: Stop
     save: Callable[[], None]
@@ -123,9 +122,9 @@ class Loop:
         mine = _share(rows, rank, world)
         total = torch.zeros((), device=self.accelerator.device)
         for start in range(0, len(mine), self.micro_batch):
-            batch = collate(mine[start : start + self.micro_batch], self.pad, self.accelerator.device)
+            batch = self.collate(mine[start : start + self.micro_batch], self.accelerator.device)
             with self._synchronising(last=start + self.micro_batch >= len(mine)):
-                loss = self.model(batch.tokens, batch.positions, batch.labels) / targets
+                loss = self.model(*batch) / targets
                 # Gradients are averaged over processes, but the loss is a sum over all of their tokens.
                 self.accelerator.backward(loss * world)
             total += loss.detach()
@@ -193,14 +192,13 @@ class _Window:
         self.norms.append(norm)
 
 
-def _share(rows: Sequence[Row], rank: int, world: int) -> list[Row]:
+def _share(rows: Sequence[RowLike], rank: int, world: int) -> Sequence[RowLike]:
     """This process's rows, longest first so that micro-batches need little padding; never none, or others
     wait."""
     ordered = sorted(rows, key=len, reverse=True)
     if mine := ordered[rank::world]:
         return mine
-    idle = ordered[-1]
-    return [Row(idle.tokens, np.full_like(idle.labels, IGNORED), idle.positions)]
+    return [ordered[-1].idle()]
 
 
 def thinned(

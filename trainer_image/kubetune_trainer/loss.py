@@ -5,11 +5,14 @@ the forward pass (as Liger Kernel's fused linear cross entropy does): the logits
 and positions that are not trained on cost nothing.
 """
 
+import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
@@ -59,6 +62,35 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*(None if g is None else g.mul_(outputs[0]) for g in ctx.gradients), None)
 
 
+def log_probabilities(hidden: torch.Tensor, head: nn.Linear | None, targets: torch.Tensor) -> torch.Tensor:
+    """Logarithm of each target's probability, fp32, [n]. Its gradient computes the logits anew, some hundred
+    positions at a time, for the same reason as above.
+
+    Args:
+        hidden: what goes into the head, [n, width]; without a head the logits, [n, vocabulary].
+        head: a plain matrix, with a bias or without.
+        targets: [n].
+    """
+    if head is None:
+        return hidden.float().log_softmax(-1).gather(-1, targets[:, None]).flatten()
+    weight = head.weight.to(hidden.dtype)
+    step = max(1, CHUNK_ELEMENTS // len(weight))
+    parts = [
+        checkpoint(
+            _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step],
+            use_reentrant=False, preserve_rng_state=False,
+        )
+        for i in range(0, max(1, len(targets)), step)  # nothing, too, belongs to the graph
+    ]  # fmt: skip
+    return torch.cat(parts)
+
+
+def _log_probabilities(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    return _logits(hidden, weight, bias).log_softmax(-1).gather(-1, targets[:, None]).flatten()
+
+
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     logits = (hidden @ weight.T).float()
     return logits if bias is None else logits.add_(bias)
@@ -96,6 +128,22 @@ class LossModel(nn.Module):
             loss += nn.functional.cross_entropy(h.float(), t, reduction="sum")
             correct += (h.argmax(-1) == t).sum()
         return loss, correct
+
+    def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
+        """Mean negative log-likelihood per trained token, its exponential, and the share of tokens that rank
+        first."""
+        loss = correct = 0.0
+        targets = 0
+        for tokens, positions, labels in batches:
+            part, hits = self.score(tokens, positions, labels)
+            loss, correct = loss + float(part), correct + float(hits)
+            targets += int((labels != IGNORED).sum())
+        loss /= targets
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            "token-accuracy": correct / targets,
+        }
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context that a forward pass runs in."""

@@ -1,39 +1,41 @@
 """Making or loading a model, and checks that what training assumes about it is so."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from kubetune.artifacts.digest import UnsafePath, folder_digest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec, known
 from kubetune_trainer.files import leads_into
+from kubetune_trainer.heads import CAUSAL_LM, Head
+from kubetune_trainer.log import say
 
 
-def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
+def create(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int, head: Head = CAUSAL_LM
+) -> PreTrainedModel:
     """A freshly initialised fp32 model.
 
     Args:
         config: fields of a transformers config, model_type among them.
         tokenizer: gives vocabulary size and special token ids.
         length: longest sequence that it must take.
+        head: what stands on it.
 
     Raises:
         InvalidSpec: an unknown model type or field, values that do not go together, too short a context.
     """
     fields = {k: v for k, v in config.items() if k != "model_type"}
     kind = str(config.get("model_type"))
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise InvalidSpec(
-            f"model.config.model_type {kind!r} is no causal language model that transformers knows"
-        )
+    if kind not in head.types:
+        raise InvalidSpec(f"model.config.model_type {kind!r} is no {head.what} that transformers knows")
     there = set(CONFIG_MAPPING[kind]().to_dict()) | set(CONFIG_MAPPING[kind].attribute_map)
     for field in set(fields) - there:
         near = difflib.get_close_matches(field, there, n=1)
@@ -47,7 +49,7 @@ def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: i
     }
     try:
         made = AutoConfig.for_model(kind, **fields)
-        model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+        model = head.auto.from_config(made, dtype=torch.float32)
     except Exception as error:  # transformers raises whatever the arithmetic of the layers runs into
         if known(error):
             raise
@@ -58,25 +60,39 @@ def create(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: i
 
 
 def load(
-    folder: Path, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int
-) -> PreTrainedModel:
+    folder: Path,
+    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    head: Head = CAUSAL_LM,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
     """A base model from a folder of safetensors.
 
     Args:
-        folder: the model's.
+        folder: of the model.
         options: how its weights are held: the dtype, and what else `from_pretrained` takes.
-        tokenizer: the model's.
+        tokenizer: its own.
         length: longest sequence that it must take.
+        head: what is to stand on it.
+        settings: fields of its config that the data decide on.
+
+    Returns:
+        The model, and the modules that the folder has no weights for, initialised anew: the head, if it may
+        be new, and what pools for it.
 
     Raises:
-        InvalidSpec: no such model there, its context is shorter than `length`, or its tokenizer knows more
-            tokens than it.
+        InvalidSpec: no such model there, its context is shorter than `length`, its weights are incomplete, or
+            its tokenizer knows more tokens than it.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, **options, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, info = head.auto.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, **options, **(settings or {}),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if known(error):
+            raise
         raise InvalidSpec(f"the base model cannot be loaded: {str(error).splitlines()[0]}") from error
     check_length(model, length, "lower data.sequenceLength")
     rows = model.get_input_embeddings().num_embeddings
@@ -85,7 +101,27 @@ def load(
             f"the base model's tokenizer has {len(tokenizer)} tokens but the model embeds {rows}: "
             "put the tokenizer there that belongs to it"
         )
-    return model
+    return model, _fresh(model, info["missing_keys"], head)
+
+
+def _fresh(model: PreTrainedModel, missing: Iterable[str], head: Head) -> list[str]:
+    """The modules of missing weights.
+
+    Raises:
+        InvalidSpec: they may not be missing.
+    """
+    inside = f"{model.base_model_prefix}."
+    found = set()
+    for name in sorted(missing):
+        module = name.rpartition(".")[0]
+        if not head.fresh or (name.startswith(inside) and "pooler" not in module):
+            raise InvalidSpec(
+                f"the base model's files hold no weights for {name}: name the folder of a whole {head.what}"
+            )
+        found.add(module if name.startswith(inside) else name.partition(".")[0])
+    if found:
+        say("head", new=", ".join(sorted(found)))
+    return sorted(found)
 
 
 def size(model: torch.nn.Module, *, trainable: bool = False) -> int:

@@ -20,14 +20,13 @@ from kubetune_trainer import artifact, attention, baseline, optimizer, report, r
 from kubetune_trainer import model as models
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.clock import rfc3339
-from kubetune_trainer.data.rows import Row
+from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.evaluate import Measured, evaluate, likelihood
+from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
-from kubetune_trainer.loss import LossModel
 from kubetune_trainer.methods import former, full, lora, qlora
-from kubetune_trainer.objectives import clm, sft
+from kubetune_trainer.objectives import clm, dpo, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
 from kubetune_trainer.progress import StepReporter, named
@@ -36,7 +35,7 @@ from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
 
-OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft}
+OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft, "dpo": dpo}
 METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
 LARGEST_MICRO_BATCH = 32
 WATCHES = 10
@@ -84,7 +83,7 @@ class _Run:
         self.precision: Precision = runtime.resolve_precision(
             spec.training.precision, self.accelerator.device
         )
-        self.method = METHODS[spec.method]
+        self.objective, self.method = OBJECTIVES[spec.stage], METHODS[spec.method]
         stop.check()
         localize(spec, self.outcome.progress, stop)
 
@@ -98,10 +97,12 @@ class _Run:
             self.digests["adapter"] = former.check(spec.adapter, base_digest)
         self.prepared = self._prepare(work)
         stop.check()
-        base = self._base()
-        trained = self._trainable(base)
-        self.model = LossModel(base, self.precision)
+        base, fresh = self._base()
+        trained = self._trainable(base, fresh)
+        self.model = self.objective.loss_model(base, self.prepared, self.precision)
         self._plan(trained)
+        if self.prepared.begin:
+            self.prepared.begin(self.model, stop)
 
         before = baseline.load(work, spec)
         if before is None:
@@ -115,7 +116,7 @@ class _Run:
 
     def _prepare(self, work: Path) -> Prepared:
         started = time.monotonic()
-        prepared: Prepared = OBJECTIVES[self.spec.stage].prepare(self.spec, work, self.stop)
+        prepared: Prepared = self.objective.prepare(self.spec, work, self.stop)
         facts = prepared.data
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(
@@ -125,23 +126,28 @@ class _Run:
         self.timings = {"preparation": time.monotonic() - started}
         return prepared
 
-    def _base(self) -> PreTrainedModel:
-        spec = self.spec
+    def _base(self) -> tuple[PreTrainedModel, list[str]]:
+        """The model, and the modules that its files had no weights for."""
+        spec, head = self.spec, self.objective.HEAD
+        fresh: list[str] = []
         torch.manual_seed(spec.training.seed)
         if spec.model.config is not None:
-            base = models.create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length)
+            base = models.create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length, head)
         elif spec.model.path is not None:
             options = self.method.base_options(spec, self.precision, self.accelerator.device)
-            base = models.load(
-                Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length
-            )
+            base, fresh = models.load(
+                Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length, head,
+                self.prepared.settings,
+            )  # fmt: skip
         else:
             raise InvalidSpec("the run spec names neither a config nor a base model")
         attention.use_where_faster(base, spec.data.sequence_length)
-        return base
+        return base, fresh
 
-    def _trainable(self, base: PreTrainedModel) -> torch.nn.Module:
-        trained: torch.nn.Module = self.method.apply(base.to(self.accelerator.device), self.spec)
+    def _trainable(self, base: PreTrainedModel, fresh: list[str]) -> torch.nn.Module:
+        trained: torch.nn.Module = self.method.apply(
+            base.to(self.accelerator.device), self.spec, self.objective.HEAD, fresh
+        )
         if self.spec.data.packing:
             with runtime.autocast(base.device, self.precision):
                 models.check_isolation(base)
@@ -163,10 +169,7 @@ class _Run:
         self.outcome.progress.update(percentage=0, step=0, totalSteps=plan.total_steps)
 
     def _measure(self) -> Measured:
-        return evaluate(
-            self.model, self.prepared.tokenizer, self.spec.evaluation, self.prepared.evaluation,
-            chat=self.spec.stage == "sft", stop=self.stop,
-        )  # fmt: skip
+        return evaluate(self.model, self.prepared, self.spec, self.objective.samples, self.stop)
 
     def _train(self, work: Path, before: Measured) -> State:
         spec, settings, outcome, prepared = self.spec, self.spec.training, self.outcome, self.prepared
@@ -200,7 +203,7 @@ class _Run:
         watched = self._watched_rows()
 
         def watch() -> float:
-            loss, _ = likelihood(self.model, watched, prepared.tokenizer.pad_token_id, self.stop)
+            loss = measure(self.model, watched, prepared, self.stop)["loss"]
             outcome.progress.update(heldOutLoss=loss)
             return loss
 
@@ -216,7 +219,7 @@ class _Run:
             settings=settings,
             total_steps=prepared.total_steps,
             micro_batch=outcome.plan.micro_batch_size,
-            pad=prepared.tokenizer.pad_token_id,
+            collate=prepared.collate,
             state=state,
             stop=self.stop,
             save=save,
@@ -228,12 +231,12 @@ class _Run:
         ).run()
         return state
 
-    def _watched_rows(self) -> list[Row]:
+    def _watched_rows(self) -> list[RowLike]:
         """The held-out rows on which the loss is followed in training: a small share of the work."""
         assert self.outcome.plan is not None
         per_step = self.prepared.stream.mean_row * self.spec.training.global_batch_size
         budget = WATCH_SHARE * per_step * self.outcome.plan.total_steps / WATCHES
-        rows: list[Row] = []
+        rows: list[RowLike] = []
         tokens = 0
         for row in self.prepared.evaluation.rows[:LARGEST_WATCH]:
             tokens += len(row)

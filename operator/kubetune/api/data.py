@@ -8,8 +8,8 @@ from kubetune.api.meta import SET_LIST, Block, Check, map_list, rules
 from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, SecretRef
 
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-Format = Literal["alpaca", "messages", "prompt-completion", "text"]
-Metric = Literal["loss", "perplexity", "token-accuracy", "exact-match"]
+Format = Literal["alpaca", "messages", "prompt-completion", "text", "preference"]
+Metric = Literal["loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin"]
 
 _SOME_WEIGHT = Check(
     "self.exists(s, s.weight > 0.0)",
@@ -73,7 +73,8 @@ class FineTuneSource(Block):
     """Credentials for https://, s3:// and hf://."""
     format: Format
     """Shape of a record: alpaca {instruction, input?, output}; messages {messages: [{role, content}]};
-    prompt-completion {prompt, completion}; text {text}."""
+    prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all strings,
+    or lists of messages of which chosen and rejected hold one of the assistant."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
     once."""
@@ -91,7 +92,8 @@ class FineTuneData(Block):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest example in tokens; longer ones are cut and counted."""
     packing: bool = True
-    """Put several short examples into one sequence, isolated from each other."""
+    """Put several short examples into one sequence, isolated from each other. Pairs of format preference are
+    never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     validation: Validation = Validation(fraction=0.1)
@@ -117,13 +119,12 @@ class Evaluation(Block):
     data: EvaluationData | None = None
     """Default: the examples held out by data.validation. With data of its own, nothing is held out but
     examples that are in them, too: they are not trained on."""
-    metrics: Annotated[list[Metric], Field(max_length=4, json_schema_extra=SET_LIST)] = [
-        "loss",
-        "perplexity",
-    ]
+    metrics: Annotated[list[Metric] | None, Field(max_length=6, json_schema_extra=SET_LIST)] = None
     """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
-    of examples whose greedy answer equals the reference."""
+    of examples whose greedy answer equals the reference. Default: loss, perplexity. Of stages that learn from
+    preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
+    difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
     """At most this many held-out examples are measured."""
     sample_prompts: Annotated[

@@ -40,6 +40,18 @@ LORA_METHODS = ("lora", "qlora")
 """Methods whose result is a LoRA adapter."""
 
 
+class Dpo(Block):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How strongly the model is held to the reference: the reward of an answer is beta times the logarithm of
+    how much likelier it has become."""
+
+
+_PREFERS = "self.stage == 'dpo'"
+_PAIRS_MESSAGE = "format preference goes with stage: dpo and no other does: change one of them"
+
+
 class FineTuneJobSpec(Lifecycle):
     """What to adapt, to what, and where to put it. That is immutable: a new run is a new object. suspend,
     backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
@@ -47,8 +59,8 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "method", "lora", "quantization", "data", "evaluation", "training",
-                "checkpoint", "output", kind="FineTuneJob",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "data",
+                "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
@@ -71,6 +83,34 @@ class FineTuneJobSpec(Lifecycle):
                 "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
                 field_path=".lora",
             ),
+            cel(
+                "!has(self.dpo) || self.stage == 'dpo'",
+                "dpo goes with stage: dpo: remove it or change stage",
+                field_path=".dpo",
+            ),
+            cel(
+                f"self.data.sources.all(s, (s.format == 'preference') == ({_PREFERS}))",
+                _PAIRS_MESSAGE,
+                field_path=".data.sources",
+            ),
+            cel(
+                "!has(self.evaluation) || !has(self.evaluation.data)"
+                f" || (self.evaluation.data.format == 'preference') == ({_PREFERS})",
+                _PAIRS_MESSAGE,
+                field_path=".evaluation.data.format",
+            ),
+            cel(
+                "!has(self.evaluation) || !has(self.evaluation.metrics) || self.evaluation.metrics.all(m, "
+                f"m == 'loss' || (m in ['accuracy', 'reward-margin']) == ({_PREFERS}))",
+                "pairs of answers are measured by accuracy, reward-margin and loss, and only loss is of "
+                "other stages, too: choose others",
+                field_path=".evaluation.metrics",
+            ),
+            cel(
+                f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_PREFERS})",
+                "only answers are compared: remove promptLoss",
+                field_path=".data.promptLoss",
+            ),
         )
     )  # fmt: skip
 
@@ -79,14 +119,16 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft"] = "sft"
-    """sft: supervised fine-tuning on examples."""
+    stage: Literal["sft", "dpo"] = "sft"
+    """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None
     """Settings of methods lora and qlora; when absent those of the adapter, or else the defaults, hold."""
     quantization: Quantization | None = None
     """Settings of method qlora; the defaults are used when absent."""
+    dpo: Dpo | None = None
+    """Settings of stage dpo; the defaults are used when absent."""
     data: FineTuneData
     """The examples."""
     evaluation: Evaluation = Evaluation()

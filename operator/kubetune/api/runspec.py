@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from kubetune.api.data import Evaluation, Format
-from kubetune.api.finetunejob import Lora, Quantization
+from kubetune.api.data import Evaluation, Format, Metric
+from kubetune.api.finetunejob import Dpo, Lora, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import TokenizerTraining
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
@@ -27,6 +27,13 @@ SECRET_ROOT = "/mnt/secret"
 CACHE_ROOT = "/var/cache/kubetune"
 """What is downloaded goes to an emptyDir here, unless the job has a cache. In any case a link is here by
 which each remote source is found."""
+
+USUAL_METRICS: dict[str, list[Metric]] = {
+    "pretrain": ["loss", "perplexity"],
+    "sft": ["loss", "perplexity"],
+    "dpo": ["accuracy", "reward-margin", "loss"],
+}
+"""What is measured where the job does not say."""
 
 
 class JobIdentity(Block):
@@ -143,7 +150,7 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "sft"]
+    stage: Literal["pretrain", "sft", "dpo"]
     """What is done."""
     model: RunModel
     """What is trained."""
@@ -157,6 +164,8 @@ class RunSpec(Block):
     """Set where they start from an adapter, whose rank and targets hold then."""
     quantization: Quantization | None = None
     """Set with method qlora."""
+    dpo: Dpo | None = None
+    """Set with stage dpo."""
     data: RunData
     """What it is trained on."""
     evaluation: Evaluation
@@ -182,6 +191,13 @@ class RunSpec(Block):
         if chosen is None:
             raise ValueError("the run spec has neither pretrain nor finetune")
         return chosen
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What is measured: as asked for, or what is usual for the stage."""
+        if self.evaluation.metrics is not None:
+            return self.evaluation.metrics
+        return USUAL_METRICS[self.stage]
 
     def canonical(self) -> str:
         """The JSON text that is stored: sorted keys, no spaces."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
-from kubetune.api.finetunejob import LORA_METHODS, FineTuneJobSpec, Lora, Quantization
+from kubetune.api.finetunejob import LORA_METHODS, Dpo, FineTuneJobSpec, Lora, Quantization
 from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.runspec import (
     CACHE_ROOT,
@@ -24,6 +24,8 @@ from kubetune.api.training import Compute
 from kubetune.api.uris import inner_path, is_remote
 from kubetune.desired.volumes import locate
 
+PAIRS = ("dpo", "reward")
+"""Stages that look at pairs of answers, each by itself."""
 JobSpec = PretrainJobSpec | FineTuneJobSpec
 S = TypeVar("S", MixtureSource, FineTuneSource)
 
@@ -83,6 +85,7 @@ def run_spec(
         lora=(spec.lora or Lora()) if spec.method in LORA_METHODS and spec.adapter is None else None,
         adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
+        dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,
         model=base,
         data=RunData(
             sources=[
@@ -90,7 +93,7 @@ def run_spec(
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
-            packing=spec.data.packing,
+            packing=spec.data.packing and spec.stage not in PAIRS,
             prompt_loss=spec.data.prompt_loss,
             validation_fraction=spec.data.validation.fraction,
         ),

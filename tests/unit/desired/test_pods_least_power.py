@@ -12,7 +12,9 @@ pytestmark = pytest.mark.unit
 PODS = pods()
 TRAINING = {name for name in PODS if name.startswith("jobs/")}
 WITH_SECRETS = {
-    f"jobs/{name}.out.yaml" for name in ("finetune-adapter", "finetune-remote", "pretrain-remote")
+    "jobs/finetune-adapter.out.yaml",
+    "jobs/finetune-remote.out.yaml",
+    "jobs/pretrain-remote.out.yaml",
 }
 HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
 

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from kubetune.api.training import PretrainTraining
 from kubetune_trainer import optimizer as optimizers
 from kubetune_trainer.checkpoint import State
-from kubetune_trainer.data.rows import Row, row_of
+from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import NaNLoss, Terminated
 from kubetune_trainer.loop import Loop, StepReport, _share, thinned
@@ -41,7 +42,7 @@ class Recorder:
             settings=PretrainTraining(**settings),
             total_steps=total,
             micro_batch=micro,
-            pad=1,
+            collate=partial(collate, pad=1),
             state=State(),
             stop=Stop(),
             save=lambda: self.saved.append(self.loop.state.step),

@@ -50,7 +50,7 @@ def folder(tiny, tokenizer, tmp_path: Path) -> Path:
 
 
 def test_loading(folder: Path, tokenizer):
-    assert load(folder, {"dtype": torch.bfloat16}, tokenizer, 32).dtype == torch.bfloat16
+    assert load(folder, {"dtype": torch.bfloat16}, tokenizer, 32)[0].dtype == torch.bfloat16
     with pytest.raises(InvalidSpec, match=r"lower data\.sequenceLength"):
         load(folder, {"dtype": torch.float32}, tokenizer, 65)
 
@@ -102,7 +102,7 @@ def test_a_base_runs_no_code(folder: Path, tokenizer, tmp_path: Path):
     (folder / "optimizer.pt").write_bytes(pickled)
     put_code(folder, mark)
     # It has weights and a tokenizer of known kinds beside: they are taken.
-    assert load(folder, {"dtype": torch.float32}, load_tokenizer(folder), 32).num_parameters() > 0
+    assert load(folder, {"dtype": torch.float32}, load_tokenizer(folder), 32)[0].num_parameters() > 0
     (folder / "model.safetensors").unlink()
     with pytest.raises(InvalidSpec, match="cannot be loaded"):
         load(folder, {"dtype": torch.float32}, tokenizer, 32)

@@ -59,6 +59,25 @@ def require(count: int, source: RunSource) -> None:
         raise DataError(f"source {source.name}: {source.uri} holds no text: add data or set its weight to 0")
 
 
+def require_each(sources: Sequence[RunSource], left: NDArray[np.int64]) -> None:
+    """Refuse sources of which nothing is trained on.
+
+    Args:
+        sources: all of them.
+        left: source of each example that is trained on.
+
+    Raises:
+        DataError: one is not among them.
+    """
+    for i, source in enumerate(sources):
+        if not np.any(left == i):
+            raise DataError(
+                f"source {source.name}: no example is left to train on: all are held out (add data or lower "
+                "data.validation.fraction), all are in evaluation.data, too (name other data), or no answer "
+                "fits data.sequenceLength (raise it)"
+            )
+
+
 def fingerprint(hashes: Sequence[NDArray[np.uint64]]) -> str:
     """Hex digest of all examples in their order, to notice that data changed between attempts."""
     return hashlib.sha256(b"".join(h.tobytes() for h in hashes)).hexdigest()

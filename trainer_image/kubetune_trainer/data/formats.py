@@ -1,4 +1,4 @@
-"""The shapes of a record, each a function to one of three kinds of example. A new format is one more
+"""The shapes of a record, each a function to one of a few kinds of example. A new format is one more
 function."""
 
 import hashlib
@@ -41,7 +41,15 @@ class Text:
     text: str
 
 
-Example = Conversation | Completion | Text
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to the same prompt, the first of which is the better one."""
+
+    chosen: Conversation | Completion
+    rejected: Conversation | Completion
+
+
+Example = Conversation | Completion | Text | Preference
 
 
 def to_example(record: Record, form: Format, text_field: str = "text") -> Example | None:
@@ -58,14 +66,19 @@ def to_example(record: Record, form: Format, text_field: str = "text") -> Exampl
 
 def content_hash(example: Example) -> int:
     """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in."""
+    return int.from_bytes(hashlib.sha256("\0".join(_parts(example)).encode()).digest()[:8])
+
+
+def _parts(example: Example) -> list[str]:
     match example:
         case Conversation(messages):
-            parts = [part for m in messages for part in (m.role, m.content)]
+            return [part for m in messages for part in (m.role, m.content)]
         case Completion(prompt, completion):
-            parts = [prompt, completion]
+            return [prompt, completion]
         case Text(text):
-            parts = [text]
-    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8])
+            return [text]
+        case Preference(chosen, rejected):
+            return [*_parts(chosen), *_parts(rejected)]
 
 
 def _alpaca(record: Record) -> Example:
@@ -79,18 +92,47 @@ def _messages(record: Record) -> Example:
     entries = record.data.get("messages")
     if not isinstance(entries, list) or not entries:
         raise record.error('format messages needs "messages": [{"role": ..., "content": ...}, ...]')
-    turns = []
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise record.error(f"message {number} must be an object with role and content, content a string")
-        if entry.get("role") not in ROLES:
-            raise record.error(f"message {number} has role {entry.get('role')!r}: use {', '.join(ROLES)}")
-        turns.append(Message(entry["role"], entry["content"]))
+    turns = _turns(record, entries, "message")
     while turns and turns[-1].role != "assistant":
         turns.pop()  # nothing is learned from what no answer follows
     if not turns:
         raise record.error("there is no message of the assistant to learn from: add one or remove the record")
     return Conversation(tuple(turns))
+
+
+def _turns(record: Record, entries: list[object], what: str) -> list[Message]:
+    turns = []
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise record.error(f"{what} {number} must be an object with role and content, content a string")
+        if entry.get("role") not in ROLES:
+            raise record.error(f"{what} {number} has role {entry.get('role')!r}: use {', '.join(ROLES)}")
+        turns.append(Message(entry["role"], entry["content"]))
+    return turns
+
+
+def _preference(record: Record) -> Example:
+    fields = [record.data.get(name) for name in ("prompt", "chosen", "rejected")]
+    if all(isinstance(value, str) for value in fields):
+        prompt, chosen, rejected = (str(value) for value in fields)
+        example = Preference(Completion(prompt, chosen), Completion(prompt, rejected))
+    elif all(isinstance(value, list) for value in fields):
+        asked = _turns(record, record.data["prompt"], "message of 'prompt'")
+        sides = []
+        for name in ("chosen", "rejected"):
+            said = _turns(record, record.data[name], f"message of {name!r}")
+            if [m.role for m in said] != ["assistant"]:
+                raise record.error(f"{name!r} must be one message of the assistant")
+            sides.append(Conversation((*asked, *said)))
+        example = Preference(*sides)
+    else:
+        raise record.error(
+            'format preference needs "prompt", "chosen" and "rejected", all of them strings or all of them '
+            "lists of messages"
+        )
+    if example.chosen == example.rejected:
+        raise record.error("'chosen' and 'rejected' are equal: nothing is preferred; remove the record")
+    return example
 
 
 def _prompt_completion(record: Record) -> Example:
@@ -111,5 +153,6 @@ def _string(record: Record, field: str, form: str, *, optional: bool = False) ->
 _SHAPES: dict[str, Callable[[Record], Example]] = {
     "alpaca": _alpaca,
     "messages": _messages,
+    "preference": _preference,
     "prompt-completion": _prompt_completion,
 }

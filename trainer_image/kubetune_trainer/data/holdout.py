@@ -4,6 +4,27 @@ or reordered, and identical examples never stand on both sides."""
 import numpy as np
 from numpy.typing import NDArray
 
+from kubetune_trainer.log import say
+
+
+def kept_out(
+    hashes: NDArray[np.uint64], own: NDArray[np.uint64] | None, fraction: float
+) -> NDArray[np.bool_]:
+    """Mask of what is not trained on: where the evaluation has data of its own, nothing but what is in them,
+    too.
+
+    Args:
+        hashes: content hashes of the examples of all sources, [n].
+        own: those of the evaluation's own data, if it has any.
+        fraction: share to hold out else.
+    """
+    if own is None:
+        return held_out(hashes, fraction)
+    held = np.isin(hashes, own)
+    if held.any():
+        say("warning", text=f"{held.sum():,} examples are in evaluation.data, too: they are not trained on")
+    return held
+
 
 def held_out(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Mask of the held-out examples.

@@ -3,6 +3,7 @@
 import glob
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ class Record:
     def error(self, problem: str) -> DataError:
         """What is wrong with this record."""
         return DataError(f"{self.file}, line {self.line}: {problem}")
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Inside, a DataError about what the record holds gets its place."""
+        try:
+            yield
+        except DataError as error:
+            raise self.error(str(error)) from error
+
+    def place(self) -> "Record":
+        """The same without the data, to be kept."""
+        return Record({}, self.file, self.line)
 
 
 def files_of(source: RunSource) -> list[Path]:

@@ -2,12 +2,30 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from kubetune_trainer.data.store import IGNORED
+
+
+class RowLike(Protocol):
+    """What the training loop needs to know of a row, whatever an objective puts into it."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+        ...
+
+    @property
+    def targets(self) -> int:
+        """Terms of the loss in it; the loss of a step is divided by those of all rows."""
+        ...
+
+    def idle(self) -> Self:
+        """The same row with nothing to learn from."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +46,12 @@ class Row:
         """Positions that are trained on."""
         return int(np.count_nonzero(self.labels != IGNORED))
 
+    def idle(self) -> "Row":
+        """Without labels."""
+        return Row(self.tokens, np.full_like(self.labels, IGNORED), self.positions)
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+
+class Batch(NamedTuple):
     """Rows as tensors, each [rows, longest row]."""
 
     tokens: torch.Tensor
@@ -46,7 +67,7 @@ def row_of(pieces: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Row
     )
 
 
-def collate(rows: Sequence[Row], pad: int, device: torch.device | str = "cpu") -> Batch:
+def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, pad: int) -> Batch:
     """Pad rows on the right.
 
     The padding carries on the positions of the last piece, so no mask is needed: attention is causal, and

@@ -1,6 +1,6 @@
 """Endless, repeatable streams of rows. The state of a stream is a few integers, so a run resumes exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kubetune_trainer.data.mixture import Mixture
 from kubetune_trainer.data.packing import best_fit
-from kubetune_trainer.data.rows import Row, row_of
+from kubetune_trainer.data.rows import Row, RowLike, row_of
 from kubetune_trainer.data.store import TokenStore
 
 PACKED_TOGETHER = 4096
@@ -18,7 +18,7 @@ PACKED_TOGETHER = 4096
 class Stream(Protocol):
     """Where a training loop gets its rows."""
 
-    def next(self, count: int) -> list[Row]:
+    def next(self, count: int) -> Sequence[RowLike]:
         """The next rows; fewer only at the end of a run that is counted in epochs."""
         ...
 
@@ -161,30 +161,40 @@ class Epochs:
 class EpochStream:
     """Rows of epoch after epoch."""
 
-    def __init__(self, store: TokenStore, epochs: Epochs, total: int | None) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        epochs: Epochs,
+        total: int | None,
+        row: Callable[[list[int]], RowLike] | None = None,
+    ) -> None:
         """Args:
         store: the examples.
         epochs: the rows of each epoch.
         total: rows until the end of the run; None: there is no end.
+        row: makes a row of examples; by default one whose labels are the tokens that follow.
         """
         self._store, self._epochs, self._total = store, epochs, total
+        self._make = row or self._next_tokens
         self._lengths = store.lengths
         self._epoch = self._row = self._taken = 0
         self._rows = epochs.rows(0)
 
-    def next(self, count: int) -> list[Row]:
+    def next(self, count: int) -> list[RowLike]:
         """`count` rows, or those that are left."""
-        rows: list[Row] = []
+        rows: list[RowLike] = []
         while len(rows) < count and self._taken != self._total:
             if self._row == len(self._rows):
                 self._epoch, self._row = self._epoch + 1, 0
                 self._rows = self._epochs.rows(self._epoch)
                 continue
-            pieces = (self._store.piece(e, 0, int(self._lengths[e]) - 1) for e in self._rows[self._row])
-            rows.append(row_of(pieces))
+            rows.append(self._make(self._rows[self._row]))
             self._row += 1
             self._taken += 1
         return rows
+
+    def _next_tokens(self, examples: list[int]) -> Row:
+        return row_of(self._store.piece(e, 0, int(self._lengths[e]) - 1) for e in examples)
 
     @property
     def mean_row(self) -> float:

@@ -1,6 +1,7 @@
 """Low-rank adapters on a frozen base, by peft. The result is a peft adapter."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
+from kubetune_trainer.heads import CLASSIFIER, Head
 from kubetune_trainer.methods import former
 from kubetune_trainer.runtime import Precision
 
@@ -22,7 +24,7 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
     return {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
-def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
+def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:
     """Add fp32 adapters: the former one, or new ones, whose B starts at zero, so that the model answers as
     its base at first.
 
@@ -31,7 +33,9 @@ def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
         BaseModelMismatch: the former adapter does not fit the base.
     """
     config = former.config_of(spec.adapter) if spec.adapter else _new(spec.lora or Lora())
-    config.task_type = "CAUSAL_LM"
+    config.task_type = head.task
+    # As a whole, in fp32: what is random now would be other random numbers when it is loaded.
+    config.modules_to_save = list(fresh) or None
     names = config.target_modules
     try:
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -41,6 +45,9 @@ def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
         kinds = (torch.nn.Linear, torch.nn.Embedding)
         there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
         raise InvalidSpec(f"lora.targetModules {names}: {error}; the base has {', '.join(there)}") from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # peft leaves modules_to_save as the base is
     if spec.adapter:
         former.restore(adapted, spec.adapter)
     return adapted
@@ -57,7 +64,8 @@ def _new(lora: Lora) -> LoraConfig:
 
 
 def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """The adapter and its config, which names no path.
+    """The adapter and its config, which names no path; of a classifier also the model's config, which names
+    the classes.
 
     Raises:
         RuntimeError: every B is still zero, so the adapter would change nothing.
@@ -69,6 +77,9 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
+    if config["task_type"] == CLASSIFIER.task:
+        config["modules_to_save"] = sorted(set(config["modules_to_save"]))
+        model.get_base_model().config.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return {"format": "lora", "rank": config["r"], "target_modules": config["target_modules"]}
 

@@ -1,5 +1,6 @@
 """What a method provides."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -7,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import RunSpec
+from kubetune_trainer.heads import Head
 from kubetune_trainer.runtime import Precision
 
 
@@ -17,8 +19,17 @@ class Method(Protocol):
         """How the base model's weights are held: arguments of transformers' `from_pretrained`."""
         ...
 
-    def apply(self, model: PreTrainedModel, spec: RunSpec) -> torch.nn.Module:
-        """Make the model trainable in this way; what is trained is fp32."""
+    def apply(
+        self, model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]
+    ) -> torch.nn.Module:
+        """Make the model trainable in this way; what is trained is fp32.
+
+        Args:
+            model: the base with its head.
+            spec: the run.
+            head: what head it is.
+            fresh: modules that the base came without: they must be trained and saved in any case.
+        """
         ...
 
     def export(self, model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:

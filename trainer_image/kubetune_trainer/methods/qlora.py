@@ -5,6 +5,7 @@ compute dtype a layer at a time. The result is the very kind of adapter that met
 on the base as it is.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from kubetune.api.finetunejob import Quantization
 from kubetune.api.runspec import RunSpec
+from kubetune_trainer.heads import Head
 from kubetune_trainer.methods import lora
 from kubetune_trainer.methods.lora import export
 from kubetune_trainer.runtime import Precision
@@ -34,14 +36,14 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
     return {"dtype": dtype, "quantization_config": quantization, "device_map": {"": device}}
 
 
-def apply(model: PreTrainedModel, spec: RunSpec) -> PeftModel:
+def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:
     """Add fp32 adapters.
 
     Raises:
         InvalidSpec: no layer has one of the names.
     """
     keep_gradients_right(model)
-    return lora.apply(model, spec)
+    return lora.apply(model, spec, head, fresh)
 
 
 def keep_gradients_right(model: PreTrainedModel) -> None:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
@@ -15,16 +16,21 @@ from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
 from kubetune_trainer.data.formats import Text
 from kubetune_trainer.data.holdout import held_out
-from kubetune_trainer.data.rows import Row, row_of
+from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
 from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.files import replace_file
+from kubetune_trainer.generate import sample_answers
+from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.log import say
+from kubetune_trainer.loss import LossModel
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 BATCH = 256
+HEAD = CAUSAL_LM
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
@@ -82,7 +88,18 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         sources=facts,
         fingerprint=fingerprint(hashes),
         betas=(0.9, 0.95),
+        collate=partial(collate, pad=tokenizer.pad_token_id),
     )
+
+
+def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> LossModel:
+    """The loss of the tokens that follow."""
+    return LossModel(model, precision)
+
+
+def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
+    """How the model goes on from each sample prompt."""
+    return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=False)
 
 
 def _scan(source: RunSource, stop: Stop) -> tuple[NDArray[np.uint64], int]:

@@ -1,22 +1,29 @@
 """What an objective makes of a run spec."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune_trainer.data.encode import Question
 from kubetune_trainer.data.examples import SourceFacts
-from kubetune_trainer.data.rows import Row
+from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.data.streams import Stream
+from kubetune_trainer.signals import Stop
+
+Collate = Callable[[Sequence[Any], torch.device], tuple[torch.Tensor, ...]]
+"""Rows as a batch on a device: the arguments of the loss model's forward pass."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
     """What is measured before and after training."""
 
-    rows: list[Row]
-    """For loss, perplexity and token accuracy."""
+    rows: Sequence[RowLike]
+    """For what the loss model measures."""
     questions: list[Question]
     """For exact match."""
     examples: int
@@ -37,3 +44,10 @@ class Prepared:
     """Changes when the data changes."""
     betas: tuple[float, float]
     """AdamW's usual decay rates for this kind of training."""
+    collate: Collate
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of the model's config that the data decide on."""
+    beta: float = 0.0
+    """Of stage dpo."""
+    begin: Callable[[Any, Stop], None] | None = None
+    """Measures what the loss refers to with the loss model of the untrained model."""

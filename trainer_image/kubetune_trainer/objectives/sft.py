@@ -1,26 +1,32 @@
 """Supervised fine-tuning: say what the assistant says."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.encode import Encoded, encode, question, render
-from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
+from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
 from kubetune_trainer.data.formats import Example
-from kubetune_trainer.data.holdout import held_out
-from kubetune_trainer.data.rows import row_of
+from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import DataError, InvalidSpec
-from kubetune_trainer.log import say
+from kubetune_trainer.generate import sample_answers
+from kubetune_trainer.heads import CAUSAL_LM
+from kubetune_trainer.loss import LossModel
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
+
+HEAD = CAUSAL_LM
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
@@ -39,14 +45,14 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     hashes = [source.hashes for source in loaded]
     of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
     own = _load(spec.evaluation_source, tokenizer, False, stop) if spec.evaluation_source else None
-    held = _held(np.concatenate(hashes), own, spec.data.validation_fraction)
+    held = kept_out(np.concatenate(hashes), own.hashes if own else None, spec.data.validation_fraction)
     examples = [e for source in loaded for e in source.examples]
     encoded = [e for source in loaded for e in source.encoded]
 
     length = spec.data.sequence_length
     truncated = sum(len(e.tokens) > length for e, h in zip(encoded, held, strict=True) if not h)
     kept = np.array([not h and any(e.trained[1:length]) for e, h in zip(encoded, held, strict=True)])
-    _require_each(sources, of_source[kept])
+    require_each(sources, of_source[kept])
     chosen = [e for e, k in zip(encoded, kept, strict=True) if k]
     store = store_of(
         (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
@@ -83,7 +89,18 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         ],
         fingerprint=fingerprint([*hashes, own.hashes] if own else hashes),
         betas=(0.9, 0.999),
+        collate=partial(collate, pad=tokenizer.pad_token_id),
     )
+
+
+def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> LossModel:
+    """The loss of the tokens that follow."""
+    return LossModel(model, precision)
+
+
+def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
+    """What the model answers to each sample prompt, a user message for the chat template."""
+    return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=True)
 
 
 class _Loaded:
@@ -108,26 +125,6 @@ def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, prompt_loss: bo
         stop.check()
         encoded.append(tokens)
     return _Loaded(examples, encoded, np.array(hashes, dtype=np.uint64))
-
-
-def _require_each(sources: list[RunSource], left: NDArray[np.int64]) -> None:
-    for i, source in enumerate(sources):
-        if not np.any(left == i):
-            raise DataError(
-                f"source {source.name}: no example is left to train on: all are held out (add data or lower "
-                "data.validation.fraction), all are in evaluation.data, too (name other data), or no answer "
-                "fits data.sequenceLength (raise it)"
-            )
-
-
-def _held(hashes: NDArray[np.uint64], own: _Loaded | None, fraction: float) -> NDArray[np.bool_]:
-    """What is not trained on: where the evaluation has data of its own, nothing but what is in them, too."""
-    if own is None:
-        return held_out(hashes, fraction)
-    held = np.isin(hashes, own.hashes)
-    if held.any():
-        say("warning", text=f"{held.sum():,} examples are in evaluation.data, too: they are not trained on")
-    return held
 
 
 def _held_out(

@@ -6,7 +6,8 @@ from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.examples import SourceFacts
 
-HIGHER_IS_BETTER = {"token-accuracy", "exact-match"}
+HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "accuracy", "reward-margin"}
+SHARES = HIGHER_IS_BETTER - {"reward-margin"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Change:
         """A value as people read it: shares in percent."""
         if value is None:
             return "-"
-        return f"{value:.1%}" if self.name in HIGHER_IS_BETTER else f"{value:,.4g}"
+        return f"{value:.1%}" if self.name in SHARES else f"{value:,.4g}"
 
 
 @dataclass(frozen=True)

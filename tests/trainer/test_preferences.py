@@ -1,0 +1,128 @@
+"""Runs that learn from pairs of answers."""
+
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from kubetune.api.data import Evaluation
+from kubetune.api.finetunejob import Dpo
+from kubetune.api.runspec import RunAdapter, RunSpec
+from kubetune.artifacts.digest import folder_digest
+from kubetune.artifacts.manifest import read_manifest
+from tests.fixtures.runs import finetune_spec, preferences, source, write_jsonl
+from tests.trainer.conftest import Run
+from tests.trainer.test_runs import numbers
+
+
+def dpo_spec(tmp: Path, base: Path, corpus: Path, **changes) -> RunSpec:
+    training = {"max_steps": 30, "learning_rate": 3e-3} | changes.pop("training", {})
+    return finetune_spec(
+        tmp / "out", base, source(corpus / "preferences.jsonl", "preference"), stage="dpo",
+        training=training, dpo=Dpo(beta=0.5), **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_dpo(run: Run, base: Path, corpus: Path, tmp_path: Path, method: str):
+    asks = Evaluation(sample_prompts=["What is cat1?"], max_new_tokens=8)
+    ended = run(dpo_spec(tmp_path, base, corpus, method=method, evaluation=asks, held_out=0.2))
+    assert ended.code == 0, ended.out
+    before, after = (numbers(v) for v in (ended.message.evaluation.baseline, ended.message.evaluation.tuned))
+    assert list(after) == ["accuracy", "reward-margin", "loss"]
+    # To itself a model prefers nothing: every margin is exactly 0, and the loss log 2.
+    assert (before["accuracy"], before["reward-margin"]) == (0, 0)
+    assert before["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert after["accuracy"] > 0.75
+    assert after["reward-margin"] > 0.5
+    assert after["loss"] < 0.6
+    assert ended.message.data.documents == 60
+    assert numbers(ended.message.trainer_status.metrics)["totalSteps"] == 30
+    assert len(ended.message.evaluation.samples) == 1
+
+    artifact = tmp_path / "out/artifact"
+    manifest = read_manifest(artifact)
+    assert manifest.format == method
+    report = (artifact / "report.html").read_text()
+    assert "reward-margin" in report
+    if method == "lora":
+        assert manifest.base_model_digest == folder_digest(base)
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), artifact)
+    else:
+        AutoModelForCausalLM.from_pretrained(artifact)
+
+
+def test_dpo_from_an_adapter_refers_to_that_adapter(run: Run, base: Path, corpus: Path, tmp_path: Path):
+    first = finetune_spec(tmp_path / "sft/out", base, source(corpus / "pairs.jsonl", "alpaca"))
+    assert run(first).code == 0
+    former = tmp_path / "sft/out/artifact"
+    start = RunAdapter(uri="pvc://out/sft", path=str(former), root=str(former.parent))
+    ended = run(dpo_spec(tmp_path, base, corpus, lora=None, adapter=start))
+    assert ended.code == 0, ended.out
+    before, after = (numbers(v) for v in (ended.message.evaluation.baseline, ended.message.evaluation.tuned))
+    assert before["reward-margin"] == 0, "not the base: the adapter is what training starts from"
+    assert after["loss"] < before["loss"]
+    assert read_manifest(tmp_path / "out/artifact").base_model_digest == folder_digest(base)
+
+
+def test_messages_epochs_and_data_of_its_own(run: Run, base: Path, tmp_path: Path):
+    def talk(answer: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": answer}]
+
+    asked = [{"role": "user", "content": "it?"}]
+    chats = [{"prompt": asked, "chosen": talk(f"not {i}."), "rejected": talk(f"and {i}.")} for i in range(9)]
+    own = source(write_jsonl(tmp_path / "own.jsonl", [chats[0]]), "preference", name="evaluation")
+    texts = source(write_jsonl(tmp_path / "t.jsonl", preferences(4)), "preference", name="texts", weight=0.5)
+    ended = run(
+        finetune_spec(
+            tmp_path / "out", base, source(write_jsonl(tmp_path / "c.jsonl", chats), "preference"), texts,
+            stage="dpo", method="full", evaluation_source=own, length=64,
+            training={"max_steps": None, "epochs": 1.5, "global_batch_size": 4},
+        )
+    )  # fmt: skip
+    assert ended.code == 0, ended.out
+    assert (ended.message.data.documents, ended.message.data.held_out) == (13, 1)
+    # 8 chats and 2 of 4 texts an epoch: 15 pairs in 1.5 of them, in steps of 4.
+    assert numbers(ended.message.trainer_status.metrics)["totalSteps"] == 4
+    assert "1 examples are in evaluation.data, too" in ended.out
+
+
+def test_only_what_is_seen_is_looked_at_by_the_reference(run: Run, base: Path, corpus: Path, tmp_path: Path):
+    ended = run(dpo_spec(tmp_path, base, corpus, training={"max_steps": 2}, held_out=0.2))
+    assert ended.code == 0, ended.out
+    held = ended.message.data.held_out
+    assert f"reference pairs={8 + held}" in ended.out
+
+
+PAIR = {"prompt": "a ", "chosen": "good one", "rejected": "bad one"}
+FAR = {"prompt": "the cat " * 40, "chosen": "good", "rejected": "bad"}
+SAME = {"prompt": "a ", "chosen": "cat " * 60 + "good", "rejected": "cat " * 60 + "bad"}
+ASKED = [{"role": "user", "content": "q"}]
+SAID = [{"role": "assistant", "content": "x"}]
+BAD = {
+    "missing": ({"prompt": "a", "chosen": "b"}, 'format preference needs "prompt", "chosen" and "rejected"'),
+    "mixed": (PAIR | {"chosen": SAID}, "all of them strings or all of them lists of messages"),
+    "a number": (PAIR | {"chosen": 3}, "all of them strings"),
+    "equal": (PAIR | {"rejected": "good one"}, "'chosen' and 'rejected' are equal: nothing is preferred"),
+    "no answer fits": (FAR, "nothing of 'chosen' fits data.sequenceLength 48: raise it or shorten"),
+    "equal once cut": (SAME, "are the same 48 tokens as far as data.sequenceLength 48 reaches"),
+    "not the assistant": (
+        {"prompt": ASKED, "chosen": SAID, "rejected": ASKED},
+        "'rejected' must be one message of the assistant",
+    ),
+    "no role": (
+        {"prompt": [{"content": "q"}], "chosen": SAID, "rejected": SAID},
+        "message of 'prompt' 1 has role None: use system, user, assistant",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_pairs_are_named(run: Run, base: Path, tmp_path: Path, case: str):
+    record, message = BAD[case]
+    data = write_jsonl(tmp_path / "x.jsonl", [PAIR, record])
+    ended = run(finetune_spec(tmp_path / "out", base, source(data, "preference"), stage="dpo"))
+    assert ended.code == 11, ended.out
+    assert ended.message.message.startswith("x.jsonl, line 2: ")
+    assert message in ended.message.message

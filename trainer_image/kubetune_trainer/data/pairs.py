@@ -1,0 +1,161 @@
+"""Pairs of answers to one prompt, of which the first is preferred."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from kubetune_trainer.data import rows
+from kubetune_trainer.data.encode import Encoded, Rendered, encode, render
+from kubetune_trainer.data.formats import Preference
+from kubetune_trainer.data.read import Record
+from kubetune_trainer.data.rows import Row, row_of
+from kubetune_trainer.data.store import TokenStore, store_of
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One pair as the training loop sees it."""
+
+    chosen: Row
+    rejected: Row
+    reference: float = 0.0
+    """log p(chosen) - log p(rejected) by the reference model, where the loss has one."""
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+    @property
+    def targets(self) -> int:
+        """1: each pair is one term of the loss."""
+        return int(self.chosen.targets > 0)
+
+    def idle(self) -> "Pair":
+        """Without labels: no term of the loss."""
+        return Pair(self.chosen.idle(), self.rejected.idle())
+
+
+class PairBatch(NamedTuple):
+    """Pairs as tensors: the chosen sides, then the rejected ones, [2 pairs, longest side]."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    """The answers' tokens; IGNORED elsewhere."""
+    mask: torch.Tensor
+    """1 where there is no padding."""
+    reference: torch.Tensor
+    """[pairs]"""
+
+
+@dataclass
+class Pairs(Sequence[Pair]):
+    """Pairs in compact form."""
+
+    chosen: TokenStore
+    rejected: TokenStore
+    reference: NDArray[np.float32] = field(init=False)
+    """See `Pair.reference`, [pairs]; zero until it is measured."""
+
+    def __post_init__(self) -> None:
+        self.reference = np.zeros(len(self.chosen), dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Pair]: ...
+    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        if number >= len(self):
+            raise IndexError(number)
+        chosen, rejected = (
+            row_of([store.piece(number, 0, int(store.lengths[number]) - 1)])  # the last is only ever a label
+            for store in (self.chosen, self.rejected)
+        )
+        return Pair(chosen, rejected, float(self.reference[number]))
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Of both sides, [pairs]."""
+        return self.chosen.lengths + self.rejected.lengths
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair as tokens, cut to a length."""
+
+    chosen: Encoded
+    rejected: Encoded
+    cut: bool
+    """Whether a side was longer."""
+
+
+def encode_pairs(
+    examples: Sequence[Preference],
+    places: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> Iterator[EncodedPair]:
+    """Tokenise pairs. What follows the prompt counts, as in TRL: the whole of a string, and all that the chat
+    template writes for the messages.
+
+    Args:
+        examples: the pairs.
+        places: the record that each comes from.
+        tokenizer: of the model.
+        length: tokens of a side; what is beyond is cut off.
+
+    Raises:
+        DataError: of a side nothing is left, or both are equal as far as they are left; or the chat template
+            refuses a conversation.
+    """
+    sides = encode(_sides(examples, places, tokenizer), tokenizer)
+    for place, (chosen, rejected) in zip(places, zip(sides, sides, strict=True), strict=True):
+        better, worse = (Encoded(s.tokens[:length], s.trained[:length]) for s in (chosen, rejected))
+        for name, side in (("chosen", better), ("rejected", worse)):
+            if not side.trained[1:].any():
+                raise place.error(
+                    f"nothing of {name!r} fits data.sequenceLength {length}: raise it or shorten the prompt"
+                )
+        if np.array_equal(better.tokens, worse.tokens):
+            raise place.error(
+                f"'chosen' and 'rejected' are the same {len(worse.tokens)} tokens as far as "
+                f"data.sequenceLength {length} reaches: raise it or remove the record"
+            )
+        yield EncodedPair(better, worse, max(len(chosen.tokens), len(rejected.tokens)) > length)
+
+
+def store_pairs(pairs: Iterable[EncodedPair], vocabulary: int) -> Pairs:
+    """Pack pairs into stores."""
+    kept = list(pairs)
+    sides = ([p.chosen for p in kept], [p.rejected for p in kept])
+    return Pairs(*(store_of((e.tokens for e in s), vocabulary, [e.trained for e in s]) for s in sides))
+
+
+def collate(pairs: Sequence[Pair], device: torch.device | str = "cpu", *, pad: int) -> PairBatch:
+    """Pad both sides of pairs on the right."""
+    sides = [*(p.chosen for p in pairs), *(p.rejected for p in pairs)]
+    batch = rows.collate(sides, device, pad=pad)
+    lengths = torch.tensor([len(s) for s in sides], device=device)
+    mask = (torch.arange(batch.tokens.shape[1], device=device) < lengths[:, None]).long()
+    reference = torch.tensor([p.reference for p in pairs], device=device)
+    return PairBatch(*batch, mask, reference)
+
+
+def _sides(
+    examples: Sequence[Preference], places: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Rendered]:
+    for example, place in zip(examples, places, strict=True):
+        for side in (example.chosen, example.rejected):
+            with place.named():
+                rendered = render(side, tokenizer)
+            # Earlier answers are part of the prompt.
+            yield Rendered(rendered.text, rendered.spans[-1:], rendered.special, rendered.end)

@@ -1,0 +1,39 @@
+"""What stands on a transformer: the part that turns its states into answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of head."""
+
+    auto: Any
+    """transformers' class that makes and loads such models."""
+    types: Mapping[str, str]
+    """model_type -> class, of all that have it."""
+    what: str
+    """Its name in messages."""
+    task: str
+    """peft's name of it."""
+    fresh: bool = False
+    """Whether a base may come without it; then it is initialised anew."""
+
+
+CAUSAL_LM = Head(
+    AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal language model", "CAUSAL_LM"
+)
+CLASSIFIER = Head(
+    AutoModelForSequenceClassification,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "sequence classifier",
+    "SEQ_CLS",
+    fresh=True,
+)

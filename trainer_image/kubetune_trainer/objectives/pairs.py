@@ -1,0 +1,126 @@
+"""What the stages that learn from preferences make of their data."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from kubetune.api.progress import DataStatus
+from kubetune.api.runspec import RunSource, RunSpec
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.formats import Preference
+from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.pairs import EncodedPair, Pairs, collate, encode_pairs, store_pairs
+from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.signals import Stop
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """Pairs ready for training, and those to measure."""
+
+    prepared: Prepared
+    training: Pairs
+    seen: list[int]
+    """Numbers of the training pairs that the run gets to see."""
+    measured: Pairs
+
+
+def prepare(spec: RunSpec, stop: Stop) -> PreparedPairs:
+    """Read the pairs, hold some out (those that the evaluation's own data has, if it has any), tokenise, plan
+    the epochs. Each pair is a row of its own.
+
+    Raises:
+        DataError: see `read_records` and `encode_pairs`; or nothing is left to train on.
+        InvalidSpec: the base has no usable tokenizer.
+    """
+    if spec.finetune is None or spec.model.path is None:
+        raise InvalidSpec(f"stage {spec.stage} needs finetune settings and a base model")
+    tokenizer = tokenizers.load(Path(spec.model.path))
+    length, settings = spec.data.sequence_length, spec.finetune
+    sources = [s for s in spec.data.sources if s.weight > 0]
+    loaded = [_load(source, tokenizer, length, stop) for source in sources]
+    hashes = np.concatenate([source.hashes for source in loaded])
+    of_source = np.repeat(np.arange(len(sources)), [len(source.hashes) for source in loaded])
+    pairs = [pair for source in loaded for pair in source.pairs]
+    own = _load(spec.evaluation_source, tokenizer, length, stop) if spec.evaluation_source else None
+    held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
+    require_each(sources, of_source[~held])
+    training = store_pairs((p for p, h in zip(pairs, held, strict=True) if not h), len(tokenizer))
+    kept = of_source[~held]
+    epochs = Epochs(training.chosen, kept, [s.weight for s in sources], None, settings.seed)
+    rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
+    steps = settings.max_steps or math.ceil((rows or 1) / settings.global_batch_size)
+    tested = own or _Loaded([p for p, h in zip(pairs, held, strict=True) if h], hashes[held])
+    order = np.argsort(tested.hashes, kind="stable")[: spec.evaluation.max_examples]
+    measured = store_pairs((tested.pairs[i] for i in order), len(tokenizer))
+    tokens = [int(training.tokens[kept == i].sum()) for i in range(len(sources))]
+    seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
+    prepared = Prepared(
+        tokenizer=tokenizer,
+        stream=EpochStream(training.chosen, epochs, rows, lambda examples: training[examples[0]]),
+        total_steps=steps,
+        evaluation=EvaluationSet(measured, [], len(measured)),
+        data=DataStatus(
+            documents=len(held),
+            held_out=int(held.sum()),
+            tokens=sum(tokens),
+            truncated=sum(p.cut for p, h in zip(pairs, held, strict=True) if not h),
+        ),
+        sources=[
+            SourceFacts(
+                s.name, s.uri, s.weight, len(one.hashes), int(held[of_source == i].sum()), tokens[i],
+                seen[i] / sum(seen),
+            )
+            for i, (s, one) in enumerate(zip(sources, loaded, strict=True))
+        ],
+        fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
+        betas=(0.9, 0.999),
+        collate=partial(collate, pad=tokenizer.pad_token_id),
+    )  # fmt: skip
+    seen_pairs = _seen(epochs, steps * settings.global_batch_size, len(training))
+    return PreparedPairs(prepared, training, seen_pairs, measured)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The pairs of one source."""
+
+    pairs: list[EncodedPair]
+    hashes: NDArray[np.uint64]
+
+
+def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, stop: Stop) -> _Loaded:
+    examples, places, hashes = [], [], []
+    for record, example, number in read_examples(source, stop):
+        if not isinstance(example, Preference):
+            raise InvalidSpec(
+                f"source {source.name}: this stage needs format preference, not {source.format}"
+            )
+        examples.append(example)
+        places.append(record.place())
+        hashes.append(number)
+    require(len(examples), source)
+    pairs = []
+    for pair in encode_pairs(examples, places, tokenizer, length):
+        stop.check()
+        pairs.append(pair)
+    return _Loaded(pairs, np.array(hashes, dtype=np.uint64))
+
+
+def _seen(epochs: Epochs, count: int, examples: int) -> list[int]:
+    """Which of some examples are in the first `count` rows of a run."""
+    found: set[int] = set()
+    epoch = 0
+    while count > 0 and len(found) < examples:
+        rows = epochs.rows(epoch)[:count]
+        found.update(example for row in rows for example in row)
+        count, epoch = count - len(rows), epoch + 1
+    return sorted(found)
