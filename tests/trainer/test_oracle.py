@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from kubetune_trainer.data.encode import encode, render
 from kubetune_trainer.data.formats import Completion, Conversation, Message, to_example
@@ -16,11 +16,12 @@ from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.objectives.dpo import DpoLossModel
+from kubetune_trainer.objectives.reward import RewardLossModel
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from datasets import Dataset, disable_progress_bars
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 CHATS = [
     [("user", "cat?"), ("assistant", "yes.")],
@@ -92,10 +93,10 @@ CHAT_PREFERENCES = [
 ]
 
 
-def our_pairs(records: list[dict], tokenizer) -> PairBatch:
+def our_pairs(records: list[dict], tokenizer, *, whole: bool = False) -> PairBatch:
     places = [Record(r, "x", 1) for r in records]
     examples = [to_example(place, "preference") for place in places]
-    pairs = store_pairs(encode_pairs(examples, places, tokenizer, 64), len(tokenizer))
+    pairs = store_pairs(encode_pairs(examples, places, tokenizer, 64), len(tokenizer), whole=whole)
     return collate_pairs(pairs, pad=tokenizer.pad_token_id)
 
 
@@ -159,3 +160,46 @@ def test_an_idle_process_adds_nothing_to_a_dpo_loss(base: Path):
     loss.backward()
     assert float(loss.detach()) == 0
     assert not any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("records", [PREFERENCES, CHAT_PREFERENCES], ids=["strings", "messages"])
+def test_the_same_reward_loss_as_trl(base: Path, tmp_path: Path, records: list[dict]):
+    """Loss and gradients."""
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
+    disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = RewardTrainer(
+            model,
+            args=RewardConfig(
+                str(tmp_path), per_device_train_batch_size=len(records), max_length=64, use_cpu=True,
+                report_to="none", bf16=False, gradient_checkpointing=False,
+            ),
+            train_dataset=Dataset.from_list(records),
+            processing_class=tokenizer,
+        )  # fmt: skip
+        [theirs_batch] = list(trainer.get_train_dataloader())
+        theirs = trainer.compute_loss(trainer.model, theirs_batch)
+        theirs.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+
+    batch = our_pairs(records, tokenizer, whole=True)
+    ours_model = RewardLossModel(model, "fp32").eval()
+    ours = ours_model(*batch) / len(records)
+    ours.backward()
+    theirs, ours = theirs.detach(), ours.detach()
+    assert abs(float(theirs) - 0.6931) > 1e-3, "it has something to tell apart"
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[name], atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        measured = ours_model.measure([batch])
+    logged = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+    assert measured["loss"] == pytest.approx(float(theirs), abs=1e-5)
+    assert measured["accuracy"] == pytest.approx(logged["accuracy"], abs=1e-6)
+    assert measured["reward-margin"] == pytest.approx(logged["margin"], abs=1e-5)

@@ -1,16 +1,22 @@
 """Runs that learn from pairs of answers."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from kubetune.api.data import Evaluation
 from kubetune.api.finetunejob import Dpo
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
+from kubetune_trainer.data.formats import content_hash, to_example
+from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.read import Record
 from tests.fixtures.runs import finetune_spec, preferences, source, write_jsonl
 from tests.trainer.conftest import Run
 from tests.trainer.test_runs import numbers
@@ -95,6 +101,56 @@ def test_only_what_is_seen_is_looked_at_by_the_reference(run: Run, base: Path, c
     assert f"reference pairs={8 + held}" in ended.out
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_reward_model(run: Run, base: Path, corpus: Path, tmp_path: Path, method: str):
+    records = [r for r in preferences(60) if r["rejected"].startswith("no")]
+    spec = finetune_spec(
+        tmp_path / "out", base, source(write_jsonl(tmp_path / "x.jsonl", records), "preference"),
+        stage="reward", method=method, training={"max_steps": 20, "learning_rate": 5e-3}, held_out=0.2,
+    )  # fmt: skip
+    ended = run(spec)
+    assert ended.code == 0, ended.out
+    after = numbers(ended.message.evaluation.tuned)
+    assert list(after) == ["accuracy", "reward-margin", "loss"]
+    assert after["accuracy"] > 0.75
+    assert after["reward-margin"] > 0.5
+    assert after["loss"] < numbers(ended.message.evaluation.baseline)["loss"]
+
+    artifact = tmp_path / "out/artifact"
+    manifest = read_manifest(artifact)
+    assert manifest.format == method
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    settings = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+    if method == "lora":
+        assert manifest.base_model_digest == folder_digest(base)
+        assert "score" in json.loads((artifact / "adapter_config.json").read_text())["modules_to_save"]
+        plain = AutoModelForSequenceClassification.from_pretrained(base, **settings)
+        model = PeftModel.from_pretrained(plain, artifact)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(artifact)
+        assert (model.config.num_labels, model.config.pad_token_id) == (1, tokenizer.pad_token_id)
+    # Whoever loads it gets the rewards that the job measured.
+    held = [r for r in records if is_held_out(r, 0.2, records)]
+    assert len(held) == ended.message.data.held_out
+    # A token never lies across the edge of prompt and answer: in serving, the prompt comes first.
+    parts = [
+        tokenizer([r["prompt"], r[side] + tokenizer.eos_token])["input_ids"]
+        for side in ("chosen", "rejected")
+        for r in held
+    ]
+    batch = tokenizer.pad({"input_ids": [asked + said for asked, said in parts]}, return_tensors="pt")
+    bf16 = ended.message.plan.precision == "bf16"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(**batch).logits
+    chosen, rejected = logits.float().squeeze(-1).chunk(2)
+    assert float((chosen - rejected).mean()) == pytest.approx(after["reward-margin"], rel=0.02)
+
+
+def is_held_out(record: dict[str, str], fraction: float, records: list[dict[str, str]]) -> bool:
+    hashes = [content_hash(to_example(Record(r, "x", 1), "preference")) for r in records]
+    return bool(held_out(np.array(hashes, dtype=np.uint64), fraction)[records.index(record)])
+
+
 PAIR = {"prompt": "a ", "chosen": "good one", "rejected": "bad one"}
 FAR = {"prompt": "the cat " * 40, "chosen": "good", "rejected": "bad"}
 SAME = {"prompt": "a ", "chosen": "cat " * 60 + "good", "rejected": "cat " * 60 + "bad"}
@@ -126,3 +182,13 @@ def test_bad_pairs_are_named(run: Run, base: Path, tmp_path: Path, case: str):
     assert ended.code == 11, ended.out
     assert ended.message.message.startswith("x.jsonl, line 2: ")
     assert message in ended.message.message
+
+
+def test_an_adapter_of_a_reward_model_is_no_start(run: Run, base: Path, corpus: Path, tmp_path: Path):
+    data = source(corpus / "preferences.jsonl", "preference")
+    assert run(finetune_spec(tmp_path / "rm/out", base, data, stage="reward")).code == 0
+    former = tmp_path / "rm/out/artifact"
+    start = RunAdapter(uri="pvc://out/rm", path=str(former), root=str(former.parent))
+    ended = run(dpo_spec(tmp_path, base, corpus, lora=None, adapter=start))
+    assert ended.code == 10, ended.out
+    assert "holds whole layers, too" in ended.message.message

@@ -68,7 +68,12 @@ def dpo(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def reward(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return dpo(out, corpus, base).model_copy(update={"stage": "reward"})
+
+
 KINDS = {
+    "reward": (reward, "adapter_model.safetensors"),
     "dpo": (dpo, "adapter_model.safetensors"),
     "pretrain": (pretrain, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),
@@ -202,7 +207,7 @@ def test_asked_to_stop_during_the_last_evaluation(undisturbed, corpus: Path, bas
     assert again.end() == 0, again.out
     assert f"resumed step={LONG}" in again.out
     assert "train step" not in again.out
-    assert weights(spec, "pretrain") == undisturbed["pretrain"]
+    assert weights(spec, "pretrain") == undisturbed("pretrain")
 
 
 def test_as_the_container_starts_it(corpus: Path, base: Path, tmp_path: Path):

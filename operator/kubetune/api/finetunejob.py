@@ -48,8 +48,8 @@ class Dpo(Block):
     how much likelier it has become."""
 
 
-_PREFERS = "self.stage == 'dpo'"
-_PAIRS_MESSAGE = "format preference goes with stage: dpo and no other does: change one of them"
+_PREFERS = "self.stage in ['dpo', 'reward']"
+_PAIRS_MESSAGE = "format preference goes with stages dpo and reward, and no other does: change one of them"
 
 
 class FineTuneJobSpec(Lifecycle):
@@ -107,6 +107,12 @@ class FineTuneJobSpec(Lifecycle):
                 field_path=".evaluation.metrics",
             ),
             cel(
+                "self.stage != 'reward' || !has(self.evaluation) || !has(self.evaluation.samplePrompts)"
+                " || self.evaluation.samplePrompts.size() == 0",
+                "a reward model answers nothing: remove samplePrompts",
+                field_path=".evaluation.samplePrompts",
+            ),
+            cel(
                 f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_PREFERS})",
                 "only answers are compared: remove promptLoss",
                 field_path=".data.promptLoss",
@@ -119,8 +125,9 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft", "dpo"] = "sft"
-    """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers."""
+    stage: Literal["sft", "dpo", "reward"] = "sft"
+    """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
+    reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None

@@ -32,6 +32,7 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "pretrain": ["loss", "perplexity"],
     "sft": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
+    "reward": ["accuracy", "reward-margin", "loss"],
 }
 """What is measured where the job does not say."""
 
@@ -150,7 +151,7 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "sft", "dpo"]
+    stage: Literal["pretrain", "sft", "dpo", "reward"]
     """What is done."""
     model: RunModel
     """What is trained."""

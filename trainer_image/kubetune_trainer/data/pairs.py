@@ -58,6 +58,8 @@ class Pairs(Sequence[Pair]):
 
     chosen: TokenStore
     rejected: TokenStore
+    whole: bool = False
+    """Whether the last token of a side is looked at, too; else it is only a label."""
     reference: NDArray[np.float32] = field(init=False)
     """See `Pair.reference`, [pairs]; zero until it is measured."""
 
@@ -77,7 +79,7 @@ class Pairs(Sequence[Pair]):
         if number >= len(self):
             raise IndexError(number)
         chosen, rejected = (
-            row_of([store.piece(number, 0, int(store.lengths[number]) - 1)])  # the last is only ever a label
+            row_of([store.piece(number, 0, int(store.lengths[number]) - (not self.whole))])
             for store in (self.chosen, self.rejected)
         )
         return Pair(chosen, rejected, float(self.reference[number]))
@@ -133,11 +135,14 @@ def encode_pairs(
         yield EncodedPair(better, worse, max(len(chosen.tokens), len(rejected.tokens)) > length)
 
 
-def store_pairs(pairs: Iterable[EncodedPair], vocabulary: int) -> Pairs:
-    """Pack pairs into stores."""
+def store_pairs(pairs: Iterable[EncodedPair], vocabulary: int, *, whole: bool = False) -> Pairs:
+    """Pack pairs into stores; see `Pairs`."""
     kept = list(pairs)
-    sides = ([p.chosen for p in kept], [p.rejected for p in kept])
-    return Pairs(*(store_of((e.tokens for e in s), vocabulary, [e.trained for e in s]) for s in sides))
+    chosen, rejected = (
+        store_of((e.tokens for e in side), vocabulary, [e.trained for e in side])
+        for side in ([p.chosen for p in kept], [p.rejected for p in kept])
+    )
+    return Pairs(chosen, rejected, whole)
 
 
 def collate(pairs: Sequence[Pair], device: torch.device | str = "cpu", *, pad: int) -> PairBatch:

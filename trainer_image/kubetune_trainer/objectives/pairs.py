@@ -33,9 +33,14 @@ class PreparedPairs:
     measured: Pairs
 
 
-def prepare(spec: RunSpec, stop: Stop) -> PreparedPairs:
+def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
     """Read the pairs, hold some out (those that the evaluation's own data has, if it has any), tokenise, plan
     the epochs. Each pair is a row of its own.
+
+    Args:
+        spec: the run.
+        stop: whether to stop.
+        whole: whether the model looks at a side's last token, too.
 
     Raises:
         DataError: see `read_records` and `encode_pairs`; or nothing is left to train on.
@@ -53,14 +58,16 @@ def prepare(spec: RunSpec, stop: Stop) -> PreparedPairs:
     own = _load(spec.evaluation_source, tokenizer, length, stop) if spec.evaluation_source else None
     held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
     require_each(sources, of_source[~held])
-    training = store_pairs((p for p, h in zip(pairs, held, strict=True) if not h), len(tokenizer))
+    training = store_pairs(
+        (p for p, h in zip(pairs, held, strict=True) if not h), len(tokenizer), whole=whole
+    )
     kept = of_source[~held]
     epochs = Epochs(training.chosen, kept, [s.weight for s in sources], None, settings.seed)
     rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
     steps = settings.max_steps or math.ceil((rows or 1) / settings.global_batch_size)
     tested = own or _Loaded([p for p, h in zip(pairs, held, strict=True) if h], hashes[held])
     order = np.argsort(tested.hashes, kind="stable")[: spec.evaluation.max_examples]
-    measured = store_pairs((tested.pairs[i] for i in order), len(tokenizer))
+    measured = store_pairs((tested.pairs[i] for i in order), len(tokenizer), whole=whole)
     tokens = [int(training.tokens[kept == i].sum()) for i in range(len(sources))]
     seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
     prepared = Prepared(
