@@ -84,7 +84,7 @@ def until_checkpoint(kubectl: Kubectl, name: str, step: int, timeout: float = 12
     """Wait until a job has a checkpoint of this step or a later one."""
     wait_for(
         f"checkpoint of step {step} of {name}",
-        lambda: status(kubectl, name).get("lastCheckpoint", {}).get("step", -1) >= step,
+        lambda: status(kubectl, name).get("lastCheckpoint", {}).get("step", -1) >= step or None,
         timeout=timeout,
         every=0.2,
     )

@@ -33,9 +33,9 @@ def test_it_comes_to_what_its_first_line_says(applied: Kubectl, path: Path) -> N
         assert document["apiVersion"] == API_VERSION
         name = f"{document['kind'].lower()}/{document['metadata']['name']}"
 
-        def reached(name: str = name) -> bool:
+        def reached(name: str = name) -> bool | None:
             status = observe.status(applied, name)
-            return status.get("phase") == phase and (not reason or reason in reasons(status))
+            return (status.get("phase") == phase and (not reason or reason in reasons(status))) or None
 
         try:
             wait_for(f"{name} coming to {promise}", reached, timeout=180)
