@@ -36,7 +36,10 @@ def create(
     kind = str(config.get("model_type"))
     if kind not in head.types:
         raise InvalidSpec(f"model.config.model_type {kind!r} is no {head.what} that transformers knows")
-    there = set(CONFIG_MAPPING[kind]().to_dict()) | set(CONFIG_MAPPING[kind].attribute_map)
+    usual = CONFIG_MAPPING[kind]().to_dict()
+    there = set(usual) | set(CONFIG_MAPPING[kind].attribute_map)
+    # In JSON, and so in Kubernetes, 1.0 is 1; transformers' configs insist on the type.
+    fields = {n: float(v) if type(v) is int and type(usual.get(n)) is float else v for n, v in fields.items()}
     for field in set(fields) - there:
         near = difflib.get_close_matches(field, there, n=1)
         hint = f": did you mean {near[0]}?" if near else ": remove it"

@@ -31,6 +31,12 @@ def test_configs_that_make_no_model(tokenizer, change: dict, message: str):
         create(TINY_LLAMA | change, tokenizer, 32)
 
 
+def test_a_whole_number_does_where_a_fraction_may_stand(tokenizer):
+    """Kubernetes turns 1.0 into 1."""
+    made = create(TINY_LLAMA | {"rms_norm_eps": 1, "attention_dropout": 0}, tokenizer, 32)
+    assert (made.config.rms_norm_eps, made.config.attention_dropout) == (1.0, 0.0)
+
+
 def test_vocabulary_and_special_tokens_come_from_the_tokenizer(tokenizer):
     model = create(TINY_LLAMA | {"vocab_size": 7, "bos_token_id": 5}, tokenizer, 32)
     c = model.config
