@@ -8,7 +8,9 @@ from kubetune.api.meta import SET_LIST, Block, Check, map_list, rules
 from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, SecretRef
 
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-Format = Literal["alpaca", "messages", "prompt-completion", "text", "preference"]
+Format = Literal[
+    "alpaca", "dolly", "flan", "messages", "sharegpt", "prompt-completion", "text", "preference"
+]  # fmt: skip
 Metric = Literal["loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin"]
 
 _SOME_WEIGHT = Check(
@@ -72,9 +74,11 @@ class FineTuneSource(Block):
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     format: Format
-    """Shape of a record: alpaca {instruction, input?, output}; messages {messages: [{role, content}]};
-    prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all strings,
-    or lists of messages of which chosen and rejected hold one of the assistant."""
+    """Shape of a record: alpaca {instruction, input?, output}; dolly {instruction, context?, response}; flan
+    {inputs, targets}; messages {messages: [{role, content}]}; sharegpt {conversations: [{from, value}],
+    system?}; prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all
+    strings, or lists of messages of which chosen and rejected hold one of the assistant. alpaca, dolly, flan,
+    messages and sharegpt go through the chat template."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
     once."""

@@ -1,6 +1,13 @@
 import pytest
 
-from kubetune_trainer.data.formats import Completion, Conversation, Message, Text, content_hash, to_example
+from kubetune_trainer.data.formats import (
+    Completion,
+    Conversation,
+    Message,
+    Text,
+    content_hash,
+    to_example,
+)
 from kubetune_trainer.data.read import Record
 from kubetune_trainer.errors import DataError
 
@@ -24,6 +31,14 @@ QA = talk(("user", "Q"), ("assistant", "A"))
         ("alpaca", {"instruction": "Q", "input": None, "output": "A"}, QA),
         ("alpaca", {"instruction": "Q", "input": "I", "output": ""},
          talk(("user", "Q\n\nI"), ("assistant", ""))),
+        ("dolly", {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"}, QA),
+        ("dolly", {"instruction": "Q", "context": "C", "response": "A"},
+         talk(("user", "Q\n\nC"), ("assistant", "A"))),
+        ("flan", {"inputs": "Q", "targets": "A", "task": "x"}, QA),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, QA),
+        ("sharegpt", {"system": "S", "conversations": [{"from": f, "value": v} for f, v in
+                      [("user", "Q"), ("assistant", "A"), ("human", "unanswered")]]},
+         talk(("system", "S"), ("user", "Q"), ("assistant", "A"))),
         ("prompt-completion", {"prompt": " P", "completion": "C "}, Completion(" P", "C ")),
         ("text", {"text": "T", "other": 1}, Text("T")),
         ("text", {"text": " \n"}, None),
@@ -46,6 +61,12 @@ def test_shapes(form: str, data: dict, expected: object):
         ("alpaca", {"instruction": "Q"}, "'output' is missing"),
         ("alpaca", {"instruction": "Q", "output": 3}, "'output' is a int"),
         ("alpaca", {"instruction": "Q", "input": [], "output": "A"}, "'input' is a list"),
+        ("dolly", {"instruction": "Q"}, "'response' is missing"),
+        ("flan", {"inputs": "Q", "targets": ["A"]}, "'targets' is a list"),
+        ("sharegpt", {"conversations": {}}, 'needs "conversations"'),
+        ("sharegpt", {"conversations": [{"from": "human"}]}, "turn 1 must be an object"),
+        ("sharegpt", {"conversations": [{"from": "tool", "value": "x"}]}, "turn 1 is from 'tool'"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, "no message of the assistant"),
         ("prompt-completion", {"prompt": "P"}, "'completion' is missing"),
         ("text", {"content": "T"}, "'text' is missing"),
         ("messages", {"messages": []}, 'needs "messages"'),

@@ -9,6 +9,14 @@ from kubetune.api.data import Format
 from kubetune_trainer.data.read import Record
 
 ROLES = ("system", "user", "assistant")
+_SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
+"""ShareGPT's names of the roles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,11 @@ def _messages(record: Record) -> Example:
     entries = record.data.get("messages")
     if not isinstance(entries, list) or not entries:
         raise record.error('format messages needs "messages": [{"role": ..., "content": ...}, ...]')
-    turns = _turns(record, entries, "message")
+    return _conversation(record, _turns(record, entries, "message"))
+
+
+def _conversation(record: Record, turns: list[Message]) -> Conversation:
+    """The turns up to the last answer."""
     while turns and turns[-1].role != "assistant":
         turns.pop()  # nothing is learned from what no answer follows
     if not turns:
@@ -135,6 +147,38 @@ def _preference(record: Record) -> Example:
     return example
 
 
+def _dolly(record: Record) -> Example:
+    """databricks-dolly-15k."""
+    instruction = _string(record, "instruction", "dolly")
+    context = _string(record, "context", "dolly", optional=True)
+    user = f"{instruction}\n\n{context}" if context else instruction
+    return Conversation((Message("user", user), Message("assistant", _string(record, "response", "dolly"))))
+
+
+def _flan(record: Record) -> Example:
+    """The FLAN collection."""
+    asked, answer = _string(record, "inputs", "flan"), _string(record, "targets", "flan")
+    return Conversation((Message("user", asked), Message("assistant", answer)))
+
+
+def _sharegpt(record: Record) -> Example:
+    """Vicuna's export of ShareGPT."""
+    entries = record.data.get("conversations")
+    if not isinstance(entries, list) or not entries:
+        raise record.error('format sharegpt needs "conversations": [{"from": ..., "value": ...}, ...]')
+    turns: list[Message] = []
+    if system := _string(record, "system", "sharegpt", optional=True):
+        turns.append(Message("system", system))
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
+            raise record.error(f"turn {number} must be an object with from and value, value a string")
+        speaker = entry.get("from")
+        if not isinstance(speaker, str) or speaker not in _SPEAKERS:
+            raise record.error(f"turn {number} is from {speaker!r}: use {', '.join(_SPEAKERS)}")
+        turns.append(Message(_SPEAKERS[speaker], entry["value"]))
+    return _conversation(record, turns)
+
+
 def _prompt_completion(record: Record) -> Example:
     form = "prompt-completion"
     return Completion(_string(record, "prompt", form), _string(record, "completion", form))
@@ -152,7 +196,10 @@ def _string(record: Record, field: str, form: str, *, optional: bool = False) ->
 
 _SHAPES: dict[str, Callable[[Record], Example]] = {
     "alpaca": _alpaca,
+    "dolly": _dolly,
+    "flan": _flan,
     "messages": _messages,
     "preference": _preference,
+    "sharegpt": _sharegpt,
     "prompt-completion": _prompt_completion,
 }
