@@ -162,6 +162,10 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
                     f"{name}, line {number}: not JSON ({error.msg} at column {error.colno}): "
                     "mend or remove the line"
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
+                raise DataError(
+                    f"{name}, line {number}: cannot be read ({error}): remove the line"
+                ) from error
             yield _record(data, name, number)
 
 
@@ -187,6 +191,8 @@ def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
             raise DataError(
                 f"{name}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}): mend the file"
             ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name}, line {line}: cannot be read ({error}): remove the record") from error
         yield _record(data, name, line)
 
 

@@ -1,0 +1,68 @@
+"""Whatever a file holds, reading it gives records or a DataError that names file and line."""
+
+import json
+import random
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from kubetune.api.data import Format
+from kubetune_trainer.data.examples import read_examples
+from kubetune_trainer.errors import DataError
+from kubetune_trainer.signals import Stop
+from tests.fixtures.runs import source
+
+GOOD = [
+    {"instruction": "Q", "input": "I", "output": "A", "context": "C", "response": "R"},
+    {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+    {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"},
+    {"prompt": "P", "completion": "C", "inputs": "I", "targets": "T"},
+    {"text": "Ünï 漢 🙂", "text_pair": "P", "label": 1},
+]
+ODD = [None, True, 0, -1.5, 10**30, "", "\ud800", [], {}, [[]], {"role": []}, "x" * 300]
+
+
+def mutated(rng: random.Random) -> bytes:
+    """A record of some format with a value or some bytes changed."""
+    record = json.loads(json.dumps(rng.choice(GOOD)))
+    if rng.random() < 0.7:
+        place = record
+        while True:
+            key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if isinstance(place[key], dict | list) and place[key] and rng.random() < 0.7:
+                place = place[key]
+                continue
+            place[key] = rng.choice(ODD)
+            break
+    line = bytearray(json.dumps(record, ensure_ascii=rng.random() < 0.5).encode(errors="surrogatepass"))
+    for _ in range(rng.choice([0, 0, 1, 3])):
+        line[rng.randrange(len(line))] = rng.randrange(256)
+    return bytes(line)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_records_or_a_named_error(tmp_path: Path, suffix: str):
+    rng = random.Random(0)
+    path = tmp_path / f"x.{suffix}"
+    forms = get_args(Format)
+    read, refused = 0, []
+    for _ in range(5000):
+        line = mutated(rng)
+        path.write_bytes(line if suffix == "jsonl" else b"[" + line + b"]")
+        try:
+            read += len(list(read_examples(source(path, rng.choice(forms)), Stop())))
+        except DataError as error:
+            refused.append(str(error))
+    assert read > 200
+    assert len(refused) > 200
+    assert [r for r in refused if not r.startswith(f"x.{suffix}, line ")] == []
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"], ids=["deep", "long"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_what_python_cannot_take(tmp_path: Path, suffix: str, line: str):
+    path = tmp_path / f"x.{suffix}"
+    path.write_text(line if suffix == "jsonl" else f"[{line}]")
+    with pytest.raises(DataError, match=f"x.{suffix}, line 1: "):
+        list(read_examples(source(path), Stop()))
