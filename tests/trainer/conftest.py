@@ -13,7 +13,16 @@ import pytest
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import main, termination
-from tests.fixtures.runs import pairs, preferences, pretrain_spec, sentences, source, write_jsonl
+from tests.fixtures.runs import (
+    encoder,
+    labelled,
+    pairs,
+    preferences,
+    pretrain_spec,
+    sentences,
+    source,
+    write_jsonl,
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "books/two.txt").write_text("\n<|endoftext|>\n".join(sentences(20, seed=2)))
     write_jsonl(folder / "pairs.jsonl", pairs(90))
     write_jsonl(folder / "preferences.jsonl", preferences(60))
+    write_jsonl(folder / "labelled.jsonl", labelled(200))
     (folder / "pairs.json").write_text(json.dumps(pairs(90)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare encoder."""
+    return encoder(tmp_path_factory.mktemp("bert") / "base")
 
 
 @pytest.fixture(scope="session")

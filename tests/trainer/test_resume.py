@@ -16,7 +16,7 @@ import pytest
 
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
-from kubetune.api.finetunejob import Lora
+from kubetune.api.finetunejob import Classification, Lora
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
@@ -72,7 +72,16 @@ def reward(out: Path, corpus: Path, base: Path) -> RunSpec:
     return dpo(out, corpus, base).model_copy(update={"stage": "reward"})
 
 
+def classification(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return finetune_spec(
+        out, base, source(corpus / "labelled.jsonl", "classification"), stage="classification", packing=False,
+        lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG},
+        classification=Classification(class_weights="balanced"), checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
 KINDS = {
+    "classification": (classification, "adapter_model.safetensors"),
     "reward": (reward, "adapter_model.safetensors"),
     "dpo": (dpo, "adapter_model.safetensors"),
     "pretrain": (pretrain, "model.safetensors"),

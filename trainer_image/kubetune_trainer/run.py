@@ -26,7 +26,7 @@ from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, qlora
-from kubetune_trainer.objectives import clm, dpo, reward, sft
+from kubetune_trainer.objectives import classification, clm, dpo, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
 from kubetune_trainer.progress import StepReporter, named
@@ -35,7 +35,13 @@ from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
 
-OBJECTIVES: dict[str, ModuleType] = {"pretrain": clm, "sft": sft, "dpo": dpo, "reward": reward}
+OBJECTIVES: dict[str, ModuleType] = {
+    "pretrain": clm,
+    "sft": sft,
+    "dpo": dpo,
+    "reward": reward,
+    "classification": classification,
+}
 METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
 LARGEST_MICRO_BATCH = 32
 WATCHES = 10

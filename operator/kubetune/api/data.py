@@ -9,9 +9,12 @@ from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, Secr
 
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Format = Literal[
-    "alpaca", "dolly", "flan", "messages", "sharegpt", "prompt-completion", "text", "preference"
+    "alpaca", "dolly", "flan", "messages", "sharegpt", "prompt-completion", "text", "preference",
+    "classification",
 ]  # fmt: skip
-Metric = Literal["loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin"]
+Metric = Literal[
+    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1"
+]  # fmt: skip
 
 _SOME_WEIGHT = Check(
     "self.exists(s, s.weight > 0.0)",
@@ -77,8 +80,9 @@ class FineTuneSource(Block):
     """Shape of a record: alpaca {instruction, input?, output}; dolly {instruction, context?, response}; flan
     {inputs, targets}; messages {messages: [{role, content}]}; sharegpt {conversations: [{from, value}],
     system?}; prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all
-    strings, or lists of messages of which chosen and rejected hold one of the assistant. alpaca, dolly, flan,
-    messages and sharegpt go through the chat template."""
+    strings, or lists of messages of which chosen and rejected hold one of the assistant; classification
+    {text, text_pair?, label}, the label a string or an integer. alpaca, dolly, flan, messages and sharegpt go
+    through the chat template."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
     once."""
@@ -96,10 +100,16 @@ class FineTuneData(Block):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest example in tokens; longer ones are cut and counted."""
     packing: bool = True
-    """Put several short examples into one sequence, isolated from each other. Pairs of format preference are
-    never packed."""
+    """Put several short examples into one sequence, isolated from each other. Pairs of format preference and
+    texts of format classification are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
+    labels: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]] | None,
+        Field(min_length=2, max_length=1000, json_schema_extra=SET_LIST),
+    ] = None
+    """The classes of stage classification, in the order of the model's outputs; other labels in the data are
+    an error. Default: those found in the sources, sorted."""
     validation: Validation = Validation(fraction=0.1)
     """What is held out for the evaluation; nothing where evaluation.data is set."""
 
@@ -128,7 +138,10 @@ class Evaluation(Block):
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
     of examples whose greedy answer equals the reference. Default: loss, perplexity. Of stages that learn from
     preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
-    difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss."""
+    difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
+    classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and
+    recall, averaged over the classes; loss: mean negative log-likelihood per text. Default: accuracy, f1,
+    loss."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
     """At most this many held-out examples are measured."""
     sample_prompts: Annotated[
@@ -136,6 +149,6 @@ class Evaluation(Block):
         Field(max_length=8),
     ] = []
     """Answered by the model before and after training. A prompt is a user message where the model has a chat
-    template, else plain text."""
+    template, else plain text. In stage classification the answer is the class that ranks first."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     """Longest generated answer, in tokens."""

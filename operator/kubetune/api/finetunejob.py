@@ -48,6 +48,18 @@ class Dpo(Block):
     how much likelier it has become."""
 
 
+class Classification(Block):
+    """A head that tells classes of text apart."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: an example of class c counts N / (K N_c) times in the loss, N examples of K classes being
+    trained on, so that every class has the same weight however rare it is."""
+
+
+_CLASSIFIES = "self.stage == 'classification'"
+_CLASSES_MESSAGE = (
+    "format classification goes with stage: classification and no other does: change one of them"
+)
 _PREFERS = "self.stage in ['dpo', 'reward']"
 _PAIRS_MESSAGE = "format preference goes with stages dpo and reward, and no other does: change one of them"
 
@@ -59,8 +71,8 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "data",
-                "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "classification",
+                "data", "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
@@ -94,16 +106,29 @@ class FineTuneJobSpec(Lifecycle):
                 field_path=".data.sources",
             ),
             cel(
+                f"self.data.sources.all(s, (s.format == 'classification') == ({_CLASSIFIES}))",
+                _CLASSES_MESSAGE,
+                field_path=".data.sources",
+            ),
+            cel(
                 "!has(self.evaluation) || !has(self.evaluation.data)"
                 f" || (self.evaluation.data.format == 'preference') == ({_PREFERS})",
                 _PAIRS_MESSAGE,
                 field_path=".evaluation.data.format",
             ),
             cel(
+                "!has(self.evaluation) || !has(self.evaluation.data)"
+                f" || (self.evaluation.data.format == 'classification') == ({_CLASSIFIES})",
+                _CLASSES_MESSAGE,
+                field_path=".evaluation.data.format",
+            ),
+            cel(
                 "!has(self.evaluation) || !has(self.evaluation.metrics) || self.evaluation.metrics.all(m, "
-                f"m == 'loss' || (m in ['accuracy', 'reward-margin']) == ({_PREFERS}))",
-                "pairs of answers are measured by accuracy, reward-margin and loss, and only loss is of "
-                "other stages, too: choose others",
+                f"m == 'loss' || m in ({_PREFERS} ? ['accuracy', 'reward-margin'] : {_CLASSIFIES} ? "
+                "['accuracy', 'f1'] : ['perplexity', 'token-accuracy', 'exact-match']))",
+                "beside loss, stages dpo and reward are measured by accuracy and reward-margin, "
+                "classification by accuracy and f1, sft by perplexity, token-accuracy and "
+                "exact-match: choose of these",
                 field_path=".evaluation.metrics",
             ),
             cel(
@@ -117,6 +142,26 @@ class FineTuneJobSpec(Lifecycle):
                 "only answers are compared: remove promptLoss",
                 field_path=".data.promptLoss",
             ),
+            cel(
+                f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_CLASSIFIES})",
+                "there are no prompts in stage classification: remove promptLoss",
+                field_path=".data.promptLoss",
+            ),
+            cel(
+                f"self.method != 'qlora' || !({_CLASSIFIES})",
+                "stage classification goes with methods lora and full: choose one of them",
+                field_path=".method",
+            ),
+            cel(
+                f"!has(self.classification) || {_CLASSIFIES}",
+                "classification goes with stage: classification: remove it or change stage",
+                field_path=".classification",
+            ),
+            cel(
+                f"!has(self.data.labels) || {_CLASSIFIES}",
+                "labels go with stage: classification: remove them or change stage",
+                field_path=".data.labels",
+            ),
         )
     )  # fmt: skip
 
@@ -125,9 +170,10 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft", "dpo", "reward"] = "sft"
+    stage: Literal["sft", "dpo", "reward", "classification"] = "sft"
     """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
-    reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers."""
+    reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers;
+    classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None
@@ -136,6 +182,8 @@ class FineTuneJobSpec(Lifecycle):
     """Settings of method qlora; the defaults are used when absent."""
     dpo: Dpo | None = None
     """Settings of stage dpo; the defaults are used when absent."""
+    classification: Classification | None = None
+    """Settings of stage classification; the defaults are used when absent."""
     data: FineTuneData
     """The examples."""
     evaluation: Evaluation = Evaluation()

@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 from kubetune.api.data import Evaluation, Format, Metric
-from kubetune.api.finetunejob import Dpo, Lora, Quantization
+from kubetune.api.finetunejob import Classification, Dpo, Lora, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import TokenizerTraining
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
@@ -33,6 +33,7 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "sft": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
     "reward": ["accuracy", "reward-margin", "loss"],
+    "classification": ["accuracy", "f1", "loss"],
 }
 """What is measured where the job does not say."""
 
@@ -92,6 +93,8 @@ class RunData(Block):
     """Several documents per sequence, isolated."""
     prompt_loss: bool = False
     """Train on prompts, too."""
+    labels: list[str] | None = None
+    """Classes in the order of the model's outputs; None: those of the data, sorted."""
     validation_fraction: float
     """Share held out, unless the evaluation has a data set of its own."""
 
@@ -151,7 +154,7 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "sft", "dpo", "reward"]
+    stage: Literal["pretrain", "sft", "dpo", "reward", "classification"]
     """What is done."""
     model: RunModel
     """What is trained."""
@@ -167,6 +170,8 @@ class RunSpec(Block):
     """Set with method qlora."""
     dpo: Dpo | None = None
     """Set with stage dpo."""
+    classification: Classification | None = None
+    """Set with stage classification."""
     data: RunData
     """What it is trained on."""
     evaluation: Evaluation

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
-from kubetune.api.finetunejob import LORA_METHODS, Dpo, FineTuneJobSpec, Lora, Quantization
+from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, FineTuneJobSpec, Lora, Quantization
 from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.runspec import (
     CACHE_ROOT,
@@ -24,8 +24,8 @@ from kubetune.api.training import Compute
 from kubetune.api.uris import inner_path, is_remote
 from kubetune.desired.volumes import locate
 
-PAIRS = ("dpo", "reward")
-"""Stages that look at pairs of answers, each by itself."""
+UNPACKED = ("dpo", "reward", "classification")
+"""Stages that look at pairs of answers, or at texts, each by itself."""
 JobSpec = PretrainJobSpec | FineTuneJobSpec
 S = TypeVar("S", MixtureSource, FineTuneSource)
 
@@ -76,6 +76,7 @@ def run_spec(
     if base is None:
         raise ValueError("a FineTuneJob needs a resolved base model")
     measured = spec.evaluation.data
+    classifies = spec.stage == "classification"
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
     read += [adapter.uri] if adapter else []
     return RunSpec(
@@ -86,6 +87,7 @@ def run_spec(
         adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
         dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,
+        classification=(spec.classification or Classification()) if classifies else None,
         model=base,
         data=RunData(
             sources=[
@@ -93,8 +95,9 @@ def run_spec(
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
-            packing=spec.data.packing and spec.stage not in PAIRS,
+            packing=spec.data.packing and spec.stage not in UNPACKED,
             prompt_loss=spec.data.prompt_loss,
+            labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,
         ),
         evaluation=spec.evaluation,

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from kubetune_trainer.data.formats import Completion, Conversation, Example, Preference, Text
+from kubetune_trainer.data.formats import Completion, Conversation, Example, Labelled, Preference, Text
 from kubetune_trainer.errors import DataError
 
 BATCH = 1024
@@ -55,6 +55,8 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     match example:
         case Preference():
             raise DataError("format preference goes with stages dpo and reward: choose another format")
+        case Labelled():
+            raise DataError("format classification goes with stage classification: choose another format")
         case Text(text):
             return Rendered(text, ((0, len(text)),), special=True, end=True)
         case Completion(prompt, completion):
@@ -79,7 +81,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question | None:
     """The example's last turn as a task; None for a text, which asks nothing."""
     match example:
-        case Text() | Preference():
+        case Text() | Preference() | Labelled():
             return None
         case Completion(prompt, completion):
             return Question(prompt, True, completion)

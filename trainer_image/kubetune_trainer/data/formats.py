@@ -57,7 +57,16 @@ class Preference:
     rejected: Conversation | Completion
 
 
-Example = Conversation | Completion | Text | Preference
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text, or a pair of texts, of some class."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+
+Example = Conversation | Completion | Text | Preference | Labelled
 
 
 def to_example(record: Record, form: Format, text_field: str = "text") -> Example | None:
@@ -73,7 +82,8 @@ def to_example(record: Record, form: Format, text_field: str = "text") -> Exampl
 
 
 def content_hash(example: Example) -> int:
-    """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in."""
+    """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in; of a
+    labelled text, whatever its label."""
     return int.from_bytes(hashlib.sha256("\0".join(_parts(example)).encode()).digest()[:8])
 
 
@@ -87,6 +97,8 @@ def _parts(example: Example) -> list[str]:
             return [text]
         case Preference(chosen, rejected):
             return [*_parts(chosen), *_parts(rejected)]
+        case Labelled(text, pair):
+            return [text] if pair is None else [text, pair]
 
 
 def _alpaca(record: Record) -> Example:
@@ -184,6 +196,19 @@ def _prompt_completion(record: Record) -> Example:
     return Completion(_string(record, "prompt", form), _string(record, "completion", form))
 
 
+def _classification(record: Record) -> Example:
+    form = "classification"
+    text = _string(record, "text", form)
+    pair = _string(record, "text_pair", form) if record.data.get("text_pair") is not None else None
+    if not text.strip():
+        raise record.error("field 'text' is empty: there is nothing to classify; remove the record")
+    label = record.data.get("label")
+    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+        problem = "is missing" if label is None else "is empty" if label == "" else f"is {label!r}"
+        raise record.error(f"field 'label' {problem}; format {form} needs it to be a string or an integer")
+    return Labelled(text, pair, str(label))
+
+
 def _string(record: Record, field: str, form: str, *, optional: bool = False) -> str:
     value = record.data.get(field)
     if value is None and optional:
@@ -196,6 +221,7 @@ def _string(record: Record, field: str, form: str, *, optional: bool = False) ->
 
 _SHAPES: dict[str, Callable[[Record], Example]] = {
     "alpaca": _alpaca,
+    "classification": _classification,
     "dolly": _dolly,
     "flan": _flan,
     "messages": _messages,

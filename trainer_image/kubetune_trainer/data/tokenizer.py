@@ -64,8 +64,12 @@ def wrap(bpe: Tokenizer) -> PreTrainedTokenizerBase:
     )  # fmt: skip
 
 
-def load(folder: Path) -> PreTrainedTokenizerBase:
+def load(folder: Path, *, speaks: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model, with a padding token and a chat template in any case.
+
+    Args:
+        folder: of the model.
+        speaks: whether answers are to be generated, which takes an end token.
 
     Raises:
         InvalidSpec: there is none, or it cannot tell where a token came from in the text.
@@ -78,9 +82,11 @@ def load(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
     if not tokenizer.is_fast:
         raise InvalidSpec("the base model's tokenizer is not a fast one: convert it to a tokenizer.json")
-    if tokenizer.eos_token_id is None:
+    if speaks and tokenizer.eos_token_id is None:
         raise InvalidSpec("the base model's tokenizer has no eos_token: set one in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InvalidSpec("the base model's tokenizer has no pad_token: set one in tokenizer_config.json")
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE

@@ -51,3 +51,5 @@ class Prepared:
     """Of stage dpo."""
     begin: Callable[[Any, Stop], None] | None = None
     """Measures what the loss refers to with the loss model of the untrained model."""
+    class_weights: list[float] | None = None
+    """Of stage classification: what an example of each class counts in the loss."""

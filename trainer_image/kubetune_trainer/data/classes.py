@@ -1,0 +1,105 @@
+"""Texts and their classes: the label map, tokens, batches, weights."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from kubetune_trainer.data.formats import Labelled
+from kubetune_trainer.data.store import IGNORED
+from kubetune_trainer.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One text (or a pair of texts) and its class."""
+
+    tokens: NDArray[np.int64]
+    types: NDArray[np.int64]
+    """0 in the first text, 1 in the second, where the base tells them apart."""
+    label: int
+    """Index of the class; IGNORED: none."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def targets(self) -> int:
+        """One class."""
+        return int(self.label != IGNORED)
+
+    def idle(self) -> "ClassRow":
+        """Without its class."""
+        return ClassRow(self.tokens, self.types, IGNORED)
+
+
+def label_map(labels: Iterable[str]) -> list[str]:
+    """The classes in a fixed order: by number if all are numbers, else by text.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    distinct = set(labels)
+    if len(distinct) < 2:
+        raise DataError(
+            f"all examples have the label {next(iter(distinct), None)!r}: there is nothing to tell apart; "
+            "add examples of another class or name the classes in data.labels"
+        )
+    try:
+        return sorted(distinct, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(distinct)
+
+
+def tokenise(
+    examples: Sequence[Labelled], tokenizer: PreTrainedTokenizerBase, length: int
+) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.int64]]], int]:
+    """Tokens and types of texts, special tokens included, as `tokenizer(text, text_pair)` gives them to
+    whoever uses the model.
+
+    Args:
+        examples: the texts.
+        tokenizer: of the base.
+        length: most tokens of an example; longer ones lose their end, of a pair that of the longer text.
+
+    Returns:
+        The examples, and how many of them were cut.
+    """
+    found, cut = [], 0
+    for e in examples:
+        texts = (e.text,) if e.text_pair is None else (e.text, e.text_pair)
+        encoded = tokenizer(*texts)
+        if len(encoded["input_ids"]) > length:
+            cut += 1
+            encoded = tokenizer(*texts, truncation=True, max_length=length)
+        tokens = np.array(encoded["input_ids"], dtype=np.int64)
+        types = encoded.get("token_type_ids", np.zeros_like(tokens))
+        found.append((tokens, np.asarray(types, dtype=np.int64)))
+    return found, cut
+
+
+def balanced(labels: NDArray[np.int64], classes: int) -> list[float]:
+    """Weight of each class, N / (K N_c): the mean over N examples is 1. A class without examples, which no
+    example counts for, has weight 0."""
+    counts = np.bincount(labels, minlength=classes)
+    return [float(len(labels) / (classes * n)) if n else 0.0 for n in counts]
+
+
+def collate(
+    rows: Sequence[ClassRow], device: torch.device | str, *, pad: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, mask of what is no padding, types, each [rows, longest row], and classes, [rows]. Padded on the
+    right."""
+    width = max(map(len, rows))
+    tokens = np.full((len(rows), width), pad, dtype=np.int64)
+    mask, types = np.zeros_like(tokens), np.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], types[i, : len(row)], mask[i, : len(row)] = row.tokens, row.types, 1
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    first, second, third, fourth = (
+        torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, mask, types, labels)
+    )
+    return first, second, third, fourth

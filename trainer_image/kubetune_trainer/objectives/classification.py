@@ -1,0 +1,189 @@
+"""Sequence classification: tell the class of a text, by a head on the base."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kubetune.api.progress import DataStatus
+from kubetune.api.runspec import RunSource, RunSpec
+from kubetune_trainer.classify import ClassLossModel
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.classes import ClassRow, balanced, collate, label_map, tokenise
+from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.formats import Labelled
+from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.read import Record
+from kubetune_trainer.data.store import store_of
+from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.files import replace_file
+from kubetune_trainer.heads import CLASSIFIER
+from kubetune_trainer.log import say
+from kubetune_trainer.model import evaluating
+from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.runtime import Precision
+from kubetune_trainer.signals import Stop
+
+HEAD = CLASSIFIER
+
+
+def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+    """Read the texts, settle the classes, hold some texts out (those that the evaluation's own data has, if
+    it has any), tokenise, plan the epochs.
+
+    Raises:
+        DataError: see `read_records`; a label that is no class; or nothing is left to train on.
+        InvalidSpec: the base has no usable tokenizer.
+    """
+    if spec.finetune is None or spec.model.path is None:
+        raise InvalidSpec("stage classification needs finetune settings and a base model")
+    tokenizer = tokenizers.load(Path(spec.model.path), speaks=False)
+    sources = [s for s in spec.data.sources if s.weight > 0]
+    read = [_read(source, stop) for source in sources]
+    own = _read(spec.evaluation_source, stop) if spec.evaluation_source else None
+    classes = _classes(spec, [r.example.label for source in read for r in source], work)
+    rows, truncated = _rows([r for source in read for r in source], classes, tokenizer, spec, stop)
+    hashes = [np.array([r.number for r in source], dtype=np.uint64) for source in read]
+    every = np.concatenate(hashes)
+    of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
+    own_hashes = np.array([r.number for r in own or ()], dtype=np.uint64)
+    held = kept_out(every, None if own is None else own_hashes, spec.data.validation_fraction)
+    require_each(sources, of_source[~held])
+    training = [row for row, h in zip(rows, held, strict=True) if not h]
+    labels = np.array([row.label for row in training], dtype=np.int64)
+    _tell(classes, labels)
+
+    settings, weights = spec.finetune, [s.weight for s in sources]
+    store = store_of((row.tokens for row in training), len(tokenizer))
+    epochs = Epochs(store, of_source[~held], weights, None, settings.seed)
+    count = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
+    if own is None:
+        measured = _smallest([row for row, h in zip(rows, held, strict=True) if h], every[held], spec)
+    else:
+        own_rows, _ = _rows(own, classes, tokenizer, spec, stop)
+        measured = _smallest(own_rows, own_hashes, spec)
+    tokens = [int(store.lengths[of_source[~held] == i].sum()) for i in range(len(sources))]
+    seen = [n * w for n, w in zip(tokens, weights, strict=True)]
+    return Prepared(
+        tokenizer=tokenizer,
+        stream=EpochStream(store, epochs, count, lambda examples: training[examples[0]]),
+        total_steps=settings.max_steps or math.ceil((count or 1) / settings.global_batch_size),
+        evaluation=EvaluationSet(measured, [], len(measured)),
+        data=DataStatus(
+            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
+        ),
+        sources=[
+            SourceFacts(
+                s.name, s.uri, s.weight, len(h), int(held[of_source == i].sum()), tokens[i],
+                seen[i] / sum(seen),
+            )
+            for i, (s, h) in enumerate(zip(sources, hashes, strict=True))
+        ],
+        fingerprint=fingerprint([*hashes, labels.view(np.uint64), own_hashes]),
+        betas=(0.9, 0.999),
+        collate=partial(collate, pad=tokenizer.pad_token_id),
+        settings={
+            "id2label": dict(enumerate(classes)),
+            "label2id": {label: i for i, label in enumerate(classes)},
+            "problem_type": "single_label_classification",
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        class_weights=balanced(labels, len(classes))
+        if spec.classification and spec.classification.class_weights == "balanced"
+        else None,
+    )  # fmt: skip
+
+
+def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> ClassLossModel:
+    """The cross entropy of the classes."""
+    return ClassLossModel(model, precision, prepared.class_weights)
+
+
+def samples(model: ClassLossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
+    """The class that ranks first for each sample prompt, and its probability."""
+    texts = [Labelled(text, None, "") for text in spec.evaluation.sample_prompts]
+    found = []
+    with evaluating(model):
+        for tokens, types in tokenise(texts, prepared.tokenizer, spec.data.sequence_length)[0]:
+            stop.check()
+            batch = prepared.collate([ClassRow(tokens, types, 0)], model.model.device)
+            likely, index = model.logits(*batch[:3]).softmax(-1).max(-1)
+            found.append(f"{prepared.settings['id2label'][int(index)]} ({float(likely):.2f})")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    record: Record
+    example: Labelled
+    number: int
+    """Content hash."""
+
+
+def _read(source: RunSource, stop: Stop) -> list[_Read]:
+    found = []
+    for record, example, number in read_examples(source, stop):
+        assert isinstance(example, Labelled), "the API refuses other formats"
+        found.append(_Read(record, example, number))
+    require(len(found), source)
+    return found
+
+
+def _classes(spec: RunSpec, labels: list[str], work: Path) -> list[str]:
+    """The classes in the order of the model's outputs. Those found in the data are kept: a head must meet the
+    classes that it began with, even if the data changed meanwhile."""
+    if spec.data.labels is not None:
+        return spec.data.labels
+    kept = work / "labels.json"
+    if kept.exists():
+        found: list[str] = json.loads(kept.read_text())
+        return found
+    classes = label_map(labels)
+    replace_file(kept, json.dumps(classes).encode())
+    return classes
+
+
+def _rows(
+    read: list[_Read], classes: list[str], tokenizer: PreTrainedTokenizerBase, spec: RunSpec, stop: Stop
+) -> tuple[list[ClassRow], int]:
+    """Rows, and how many texts were cut.
+
+    Raises:
+        DataError: a label is none of the classes, or a text has no token.
+    """
+    index = {label: i for i, label in enumerate(classes)}
+    for r in read:
+        if r.example.label not in index:
+            shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+            raise r.record.error(
+                f"label {r.example.label!r} is none of the classes ({shown}): mend the record, or name all "
+                "classes in data.labels"
+            )
+    stop.check()
+    tokens, cut = tokenise([r.example for r in read], tokenizer, spec.data.sequence_length)
+    for r, (ids, _) in zip(read, tokens, strict=True):
+        if not len(ids):
+            raise r.record.error("the tokenizer finds nothing in the text: remove the record")
+    rows = [
+        ClassRow(ids, types, index[r.example.label]) for r, (ids, types) in zip(read, tokens, strict=True)
+    ]
+    return rows, cut
+
+
+def _smallest(rows: list[ClassRow], hashes: NDArray[np.uint64], spec: RunSpec) -> list[ClassRow]:
+    """Of the texts to measure, those with the smallest hashes."""
+    order = np.argsort(hashes, kind="stable")[: spec.evaluation.max_examples]
+    return [rows[i] for i in order]
+
+
+def _tell(classes: list[str], labels: NDArray[np.int64]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    if absent := [label for label, n in zip(classes, counts, strict=True) if not n]:
+        say("warning", text=f"no example of {', '.join(absent[:20])} is trained on")
+    say("classes", count=len(classes), smallest=int(counts.min()), largest=int(counts.max()))
