@@ -17,9 +17,13 @@ class Lora(Block):
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     """Rank r of the update B·A."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 32
-    """The update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank; with variant rslora by alpha / sqrt(rank)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """rslora: scaled so that high ranks learn as fast as low ones (Kalajdzievski 2023); dora: the magnitude
+    of each output is trained apart from its direction (Liu et al. 2024); slower, and vLLM does not serve
+    it."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=253)]],
         Field(min_length=1, max_length=64, json_schema_extra=SET_LIST),

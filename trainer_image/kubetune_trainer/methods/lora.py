@@ -1,5 +1,6 @@
 """Low-rank adapters on a frozen base, by peft. The result is a peft adapter."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def _new(lora: Lora) -> LoraConfig:
         r=lora.rank,
         lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         lora_dropout=lora.dropout,
+        use_rslora=lora.variant == "rslora",
+        use_dora=lora.variant == "dora",
         target_modules=ALL_LINEAR if ALL_LINEAR in names else names,
     )
 
@@ -79,7 +82,10 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
     if config["task_type"] == CLASSIFIER.task:
         config["modules_to_save"] = sorted(set(config["modules_to_save"]))
-        model.get_base_model().config.save_pretrained(folder)
+        whole = copy.deepcopy(model.get_base_model().config)
+        # Of a base held in 4 bits: whoever loads the adapter says how to hold the base.
+        vars(whole).pop("quantization_config", None)
+        whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return {"format": "lora", "rank": config["r"], "target_modules": config["target_modules"]}
 
