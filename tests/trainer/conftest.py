@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import main, termination
+from kubetune_trainer.data.tokenizer import train
 from tests.fixtures.runs import (
     encoder,
     labelled,
@@ -138,3 +140,8 @@ def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = Process(spec, out.parent)
     assert process.end() == 0, process.out
     return out / "artifact"
+
+
+@pytest.fixture(scope="session")
+def masked_tokenizer() -> PreTrainedTokenizerBase:
+    return train(iter(sentences(200)), 320, masked=True)

@@ -17,10 +17,11 @@ import pytest
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Classification, Lora
+from kubetune.api.pretrainjob import Mlm
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
-from tests.fixtures.runs import finetune_spec, pretrain_spec, source
+from tests.fixtures.runs import TINY_BERT, finetune_spec, pretrain_spec, source
 from tests.trainer.conftest import Process, Run
 
 LONG = 60
@@ -80,7 +81,16 @@ def classification(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def mlm(out: Path, corpus: Path, base: Path) -> RunSpec:
+    web, books = source(corpus / "web.jsonl", name="web"), source(corpus / "books", name="books", root=corpus)
+    return pretrain_spec(
+        out, web, books, stage="mlm", mlm=Mlm(whole_words=True), packing=False, config=TINY_BERT,
+        training={"max_steps": LONG}, checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
 KINDS = {
+    "mlm": (mlm, "model.safetensors"),
     "classification": (classification, "adapter_model.safetensors"),
     "reward": (reward, "adapter_model.safetensors"),
     "dpo": (dpo, "adapter_model.safetensors"),

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
@@ -29,6 +30,9 @@ class Head:
 
 CAUSAL_LM = Head(
     AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal language model", "CAUSAL_LM"
+)
+MASKED_LM = Head(
+    AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, "masked language model", "FEATURE_EXTRACTION"
 )
 CLASSIFIER = Head(
     AutoModelForSequenceClassification,

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from kubetune.artifacts.digest import UnsafePath, folder_digest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec, known
 from kubetune_trainer.files import leads_into
-from kubetune_trainer.heads import CAUSAL_LM, Head
+from kubetune_trainer.heads import CAUSAL_LM, MASKED_LM, Head
 from kubetune_trainer.log import say
 
 
@@ -58,7 +58,17 @@ def create(
             raise
         problem = " ".join(str(error).split())
         raise InvalidSpec(f"model.config makes no valid {kind} model: {problem}") from error
-    check_length(model, length, "raise max_position_embeddings in model.config or lower data.sequenceLength")
+    remedy = "raise max_position_embeddings in model.config or lower data.sequenceLength"
+    check_length(model, length, remedy)
+    if head is MASKED_LM:
+        try:
+            with evaluating(model):
+                model(input_ids=torch.full((1, length), len(tokenizer) - 1))
+        except (IndexError, RuntimeError) as error:  # RoBERTa counts positions from the padding token's id
+            if known(error):
+                raise
+            problem = f"data.sequenceLength {length} exceeds the model's positions: {remedy}"
+            raise InvalidSpec(problem) from error
     return model
 
 

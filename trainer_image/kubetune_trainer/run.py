@@ -26,7 +26,7 @@ from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, qlora
-from kubetune_trainer.objectives import classification, clm, dpo, reward, sft
+from kubetune_trainer.objectives import classification, clm, dpo, mlm, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
 from kubetune_trainer.progress import StepReporter, named
@@ -37,6 +37,7 @@ from kubetune_trainer.sources.localize import localize
 
 OBJECTIVES: dict[str, ModuleType] = {
     "pretrain": clm,
+    "mlm": mlm,
     "sft": sft,
     "dpo": dpo,
     "reward": reward,

@@ -59,7 +59,8 @@ class PretrainData(Block):
     ]
     """Parts and their weights."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Tokens per training sequence. Documents are packed and never see each other."""
+    """Tokens per training sequence. Documents are packed; with objective clm they never see each other, with
+    mlm they do, parted by [SEP]."""
     validation: Validation = Validation()
     """What is held out."""
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from kubetune.api.data import PretrainData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
-from kubetune.api.meta import Block, Check, immutable, rules
+from kubetune.api.meta import Block, Check, cel, immutable, rules
 from kubetune.api.training import Checkpoint, Compute, Output, PretrainTraining
 
 
@@ -46,6 +46,16 @@ class Tokenizer(Block):
     """Train one on the corpus."""
 
 
+class Mlm(Block):
+    """What is hidden from an encoder (Devlin et al. 2019): of the chosen tokens 80% become [MASK], 10% some
+    other token, 10% stay."""
+
+    probability: Annotated[float, Field(gt=0, le=0.5)] = 0.15
+    """Share of the tokens that are chosen, and predicted."""
+    whole_words: bool = False
+    """Choose words, with all of their tokens, instead of single tokens."""
+
+
 class PretrainJobSpec(Lifecycle):
     """What to train, on what, and where to put it. That is immutable: a new run is a new object. suspend,
     backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
@@ -53,15 +63,23 @@ class PretrainJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "model", "tokenizer", "data", "training", "checkpoint", "output",
+                "objective", "mlm", "model", "tokenizer", "data", "training", "checkpoint", "output",
                 kind="PretrainJob",
             ),
             compute_is_fixed("PretrainJob"),
+            cel(
+                "!has(self.mlm) || self.objective == 'mlm'",
+                "mlm goes with objective: mlm: remove it or change objective",
+                field_path=".mlm",
+            ),
         )
     )  # fmt: skip
 
-    objective: Literal["clm"] = "clm"
-    """clm: predict the next token."""
+    objective: Literal["clm", "mlm"] = "clm"
+    """clm: predict the next token (Llama and its kin); mlm: predict hidden tokens from both sides (BERT and
+    its kin: encoders, for classification)."""
+    mlm: Mlm | None = None
+    """Settings of objective mlm; the defaults are used when absent."""
     model: PretrainModel
     """The model."""
     tokenizer: Tokenizer = Tokenizer()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from kubetune.api.data import Evaluation, Format, Metric
 from kubetune.api.finetunejob import Classification, Dpo, Lora, Quantization
 from kubetune.api.meta import Block
-from kubetune.api.pretrainjob import TokenizerTraining
+from kubetune.api.pretrainjob import Mlm, TokenizerTraining
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
 
 RUN_SPEC_PATH = "/etc/kubetune/run.json"
@@ -30,6 +30,7 @@ which each remote source is found."""
 
 USUAL_METRICS: dict[str, list[Metric]] = {
     "pretrain": ["loss", "perplexity"],
+    "mlm": ["loss", "perplexity"],
     "sft": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
     "reward": ["accuracy", "reward-margin", "loss"],
@@ -154,12 +155,14 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "sft", "dpo", "reward", "classification"]
-    """What is done."""
+    stage: Literal["pretrain", "mlm", "sft", "dpo", "reward", "classification"]
+    """What is done; pretrain is objective clm."""
     model: RunModel
     """What is trained."""
     tokenizer: TokenizerTraining | None = None
     """Set when a tokenizer is to be trained; else it comes with the base model."""
+    mlm: Mlm | None = None
+    """Set with stage mlm."""
     method: Literal["full", "lora", "qlora"]
     """What is trainable."""
     lora: Lora | None = None
@@ -180,7 +183,7 @@ class RunSpec(Block):
     """Set when the evaluation has a data set of its own: then nothing is held out of the training data but
     what is in both."""
     pretrain: PretrainTraining | None = None
-    """Optimisation of stage pretrain."""
+    """Optimisation of stages pretrain and mlm."""
     finetune: FineTuneTraining | None = None
     """Optimisation of the other stages."""
     checkpoint: Checkpoint

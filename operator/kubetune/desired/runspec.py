@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
 from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, FineTuneJobSpec, Lora, Quantization
-from kubetune.api.pretrainjob import PretrainJobSpec
+from kubetune.api.pretrainjob import Mlm, PretrainJobSpec
 from kubetune.api.runspec import (
     CACHE_ROOT,
     SECRET_ROOT,
@@ -53,9 +53,11 @@ def run_spec(
         adapter: the resolved adapter that it starts from, if it does.
     """
     if isinstance(spec, PretrainJobSpec):
+        masked = spec.objective == "mlm"
         return RunSpec(
             job=identity(resource),
-            stage="pretrain",
+            stage="mlm" if masked else "pretrain",
+            mlm=(spec.mlm or Mlm()) if masked else None,
             method="full",
             model=RunModel(config=spec.model.config),
             tokenizer=spec.tokenizer.train,
@@ -65,6 +67,7 @@ def run_spec(
                     for s in _by_name(spec.data.mixture)
                 ],
                 sequence_length=spec.data.sequence_length,
+                packing=not masked,
                 validation_fraction=spec.data.validation.fraction,
             ),
             evaluation=Evaluation(),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kubetune_trainer.errors import InvalidSpec
@@ -13,6 +13,8 @@ END = "<|endoftext|>"
 token for the beginning: a prompt starts at position 0 in training as in serving."""
 PAD = "<|pad|>"
 """Never trained on and never seen by attention."""
+MASKED = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+"""Special tokens of a masked language model, ids 0 to 3: BERT's, but [UNK], which bytes make needless."""
 CORPUS_CHARACTERS = 100_000_000
 """As much text as a tokenizer is trained on; more changes little and takes long."""
 
@@ -34,12 +36,13 @@ CHAT_TEMPLATE = """\
 """
 
 
-def train(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerBase:
+def train(texts: Iterator[str], vocabulary: int, *, masked: bool = False) -> PreTrainedTokenizerBase:
     """Train on texts. The same texts give the same tokenizer.
 
     Args:
         texts: the corpus, in the proportions wanted.
         vocabulary: number of tokens at most, special ones and 256 bytes included; a small corpus gives fewer.
+        masked: for a masked language model instead of a causal one.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -48,7 +51,7 @@ def train(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerBase:
         texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=[END, PAD],
+            special_tokens=list(MASKED.values()) if masked else [END, PAD],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -58,6 +61,14 @@ def train(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerBase:
 
 def wrap(bpe: Tokenizer) -> PreTrainedTokenizerBase:
     """A trained tokenizer as transformers and vLLM know it."""
+    if bpe.token_to_id(END) is None:
+        first, last = MASKED["cls_token"], MASKED["sep_token"]
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B {last}",
+            special_tokens=[(token, bpe.token_to_id(token)) for token in (first, last)],
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **MASKED)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,

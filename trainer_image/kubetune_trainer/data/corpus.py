@@ -1,0 +1,219 @@
+"""A weighted mixture of documents, read in passes: hashes, tokenizer, tokens. What language models are
+pretrained on, causal and masked ones alike."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from kubetune.api.progress import DataStatus
+from kubetune.api.runspec import RunSource, RunSpec
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
+from kubetune_trainer.data.formats import Text
+from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
+from kubetune_trainer.errors import DataError
+from kubetune_trainer.files import replace_file
+from kubetune_trainer.log import say
+from kubetune_trainer.signals import Stop
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Documents as tokens."""
+
+    tokens: TokenStore
+    """Each document ended by the end token."""
+    inner: TokenStore | None
+    """1 where a token goes on with the word of the one before, else 0; as long as `tokens`."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What became of the sources with a weight, in their order."""
+
+    tokenizer: PreTrainedTokenizerBase
+    training: list[Part]
+    held_out: list[Part]
+    weights: list[float]
+    facts: list[SourceFacts]
+    fingerprint: str
+
+    @property
+    def status(self) -> DataStatus:
+        """For the job."""
+        return DataStatus(
+            documents=sum(f.documents for f in self.facts),
+            held_out=sum(f.held_out for f in self.facts),
+            tokens=sum(f.tokens for f in self.facts),
+        )
+
+
+def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -> Corpus:
+    """Read the corpus, train the tokenizer (or take the one of an earlier attempt), tokenise.
+
+    The corpus is read in passes, document by document; only its tokens are kept.
+
+    Args:
+        spec: the run.
+        work: folder that outlives an attempt.
+        stop: whether to stop.
+        words: whether to note which tokens make one word.
+
+    Raises:
+        DataError: see `read_records`; or a source has nothing left to train on.
+    """
+    sources = [s for s in spec.data.sources if s.weight > 0]
+    scans = [_scan(source, stop) for source in sources]
+    hashes = [h for h, _ in scans]
+    held = np.split(
+        held_out(np.concatenate(hashes), spec.data.validation_fraction),
+        np.cumsum([len(h) for h in hashes])[:-1],
+    )
+    for source, mask in zip(sources, held, strict=True):
+        if mask.all():
+            raise DataError(
+                f"source {source.name}: every document is held out, none is left to train on: "
+                "add data or lower data.validation.fraction"
+            )
+    tokenizer = _tokenizer(spec, sources, [c for _, c in scans], work, stop)
+    parts = [
+        _tokenise(source, mask, tokenizer, words, stop) for source, mask in zip(sources, held, strict=True)
+    ]
+    total = sum(s.weight for s in sources)
+    facts = [
+        SourceFacts(
+            s.name,
+            s.uri,
+            s.weight,
+            len(mask),
+            int(mask.sum()),
+            int(part.tokens.offsets[-1]),
+            s.weight / total,
+        )
+        for s, mask, (part, _) in zip(sources, held, parts, strict=True)
+    ]
+    return Corpus(
+        tokenizer=tokenizer,
+        training=[train for train, _ in parts],
+        held_out=[test for _, test in parts],
+        weights=[s.weight for s in sources],
+        facts=facts,
+        fingerprint=fingerprint(hashes),
+    )
+
+
+def pieces(stores: list[TokenStore], length: int, limit: int) -> list[tuple[int, int, int, int]]:
+    """Held-out documents cut into sequences: store, document, first token and number of tokens of each; at
+    most `limit`, spread over the sources evenly."""
+    cut = [
+        [(d, s) for d in range(len(store)) for s in range(0, int(store.lengths[d]), length)]
+        for store in stores
+    ]
+    shares = _fair(limit, [len(c) for c in cut])
+    return [
+        (i, d, start, min(length, int(store.lengths[d]) - start))
+        for i, (store, places, share) in enumerate(zip(stores, cut, shares, strict=True))
+        for d, start in places[:share]
+    ]
+
+
+def _scan(source: RunSource, stop: Stop) -> tuple[NDArray[np.uint64], int]:
+    """Content hashes of the documents, and their characters together."""
+    hashes, characters = [], 0
+    for _, example, number in read_examples(source, stop):
+        hashes.append(number)
+        characters += len(_text(example))
+    require(len(hashes), source)
+    return np.array(hashes, dtype=np.uint64), characters
+
+
+def _tokenizer(
+    spec: RunSpec, sources: list[RunSource], characters: list[int], work: Path, stop: Stop
+) -> PreTrainedTokenizerBase:
+    """Kept once trained: a model must meet the tokenizer that it began with, even if the data changed
+    meanwhile."""
+    kept = work / "tokenizer.json"
+    if kept.exists():
+        return tokenizers.wrap(Tokenizer.from_file(str(kept)))
+    assert spec.tokenizer is not None
+    say("tokenizer", text=f"training on {sum(characters):,} characters")
+    texts = _in_proportion(sources, characters, stop)
+    trained = tokenizers.train(texts, spec.tokenizer.vocab_size, masked=spec.stage == "mlm")
+    replace_file(kept, trained.backend_tokenizer.to_str().encode())
+    return trained
+
+
+def _in_proportion(sources: list[RunSource], characters: list[int], stop: Stop) -> Iterator[str]:
+    """Documents so often that each source's characters have its weight's share: repeated where it is small,
+    thinned out (by content hash, so evenly) where it is large."""
+    budget = min(sum(characters), tokenizers.CORPUS_CHARACTERS)
+    total = sum(s.weight for s in sources)
+    for source, size in zip(sources, characters, strict=True):
+        times = source.weight / total * budget / max(size, 1)
+        for _, example, number in read_examples(source, stop):
+            for _ in range(math.floor(times + number / 2**64)):
+                yield _text(example)
+
+
+def _tokenise(
+    source: RunSource,
+    held: NDArray[np.bool_],
+    tokenizer: PreTrainedTokenizerBase,
+    words: bool,
+    stop: Stop,
+) -> tuple[Part, Part]:
+    """The training part and the held-out part, each document ended by the end token."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # "<|endoftext|>" inside a document is text like any other
+    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    dtype = token_type(len(tokenizer))
+    parts: tuple[list[Tokens], list[Tokens]] = ([], [])
+    inner: tuple[list[Tokens], list[Tokens]] = ([], [])
+    batch: list[str] = []
+    count = 0
+
+    def flush() -> None:
+        nonlocal count
+        encode = backend.encode_batch if words else backend.encode_batch_fast
+        for encoding in encode(batch, add_special_tokens=False):
+            side = int(held[count])
+            parts[side].append(np.array([*encoding.ids, end], dtype=dtype))
+            if words:
+                number = np.array(encoding.word_ids, dtype=np.int64)
+                inner[side].append(np.concatenate([[0], number[1:] == number[:-1], [0]]).astype(dtype))
+            count += 1
+        batch.clear()
+
+    for _, example, _ in read_examples(source, stop):
+        batch.append(_text(example))
+        if len(batch) == BATCH:
+            flush()
+    flush()
+    backend.encode_special_tokens = False
+    made = [
+        Part(store_of(p, len(tokenizer)), store_of(w, len(tokenizer)) if words else None)
+        for p, w in zip(parts, inner, strict=True)
+    ]
+    return made[0], made[1]
+
+
+def _fair(limit: int, sizes: list[int]) -> list[int]:
+    """How many of each, so that small ones are taken whole and large ones share what is left."""
+    shares = [0] * len(sizes)
+    for rank, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
+        shares[i] = min(sizes[i], (limit - sum(shares)) // (len(sizes) - rank))
+    return shares
+
+
+def _text(example: object) -> str:
+    assert isinstance(example, Text)
+    return example.text

@@ -1,0 +1,53 @@
+"""The loss of a masked language model."""
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from kubetune_trainer.data.store import IGNORED
+from kubetune_trainer.runtime import Precision, autocast
+
+
+class MaskedLossModel(nn.Module):
+    """A masked language model whose forward pass is its loss."""
+
+    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+        super().__init__()
+        self.model, self._precision = model, precision
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of the negative log-likelihoods of the labels that are not IGNORED; all arguments [rows,
+        width]."""
+        logits, targets = self._chosen(tokens, mask, labels)
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+    def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
+        """Mean negative log-likelihood per hidden token, its exponential, and the share of hidden tokens that
+        rank first."""
+        loss = correct = 0.0
+        count = 0
+        for tokens, mask, labels in batches:
+            logits, targets = self._chosen(tokens, mask, labels)
+            loss += float(nn.functional.cross_entropy(logits.double(), targets, reduction="sum"))
+            correct += float((logits.argmax(-1) == targets).sum())
+            count += len(targets)
+        loss /= count
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token-accuracy": correct / count}
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that a forward pass runs in."""
+        return autocast(self.model.device, self._precision)
+
+    def _chosen(
+        self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """fp32 logits of the hidden tokens, [hidden, vocabulary], and what they are."""
+        with self.autocast():
+            logits = self.model(input_ids=tokens, attention_mask=mask).logits
+        flat = labels.flatten()
+        at = (flat != IGNORED).nonzero().flatten()
+        return logits.flatten(0, 1).index_select(0, at).float(), flat[at]
