@@ -7,7 +7,12 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from kubetune.api.finetunejob import Lora, Quantization
 from kubetune.api.runspec import RunSpec
@@ -20,6 +25,7 @@ from kubetune_trainer.model import evaluating
 from kubetune_trainer.runtime import Precision
 from tests.fixtures.runs import finetune_spec, source
 from tests.trainer.conftest import Run
+from tests.trainer.test_resume import KINDS
 
 TOKENS = torch.arange(3, 35).reshape(2, 16)
 
@@ -106,4 +112,17 @@ def test_it_learns_and_its_adapter_is_one_for_the_base_as_it_is(
     assert ended.message.plan is not None
     assert ended.message.plan.method == "qlora"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), artifact)
+    assert not any(isinstance(module, Linear4bit) for module in model.modules())
+
+
+def test_a_reward_model_is_loaded_on_the_base_as_it_is(
+    run: Run, base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    job = KINDS["reward"][0](tmp_path / "out", corpus, base).model_copy(update={"method": "qlora"})
+    ended = run(job)
+    assert ended.code == 0, ended.out
+    artifact = tmp_path / "out/artifact"
+    config = AutoConfig.from_pretrained(artifact)
+    whole = AutoModelForSequenceClassification.from_pretrained(base, config=config)
+    model = PeftModel.from_pretrained(whole, artifact)
     assert not any(isinstance(module, Linear4bit) for module in model.modules())
