@@ -3,7 +3,7 @@
     main       the process: signals, last word, exit code
     run        one run in order: data, model, baseline, training, evaluation, artifact
     sources    what is downloaded first: https, s3, hf
-    objectives what is learned (clm, sft): run spec -> stream of rows, held-out rows
+    objectives what is learned (clm, mlm, sft, classification, dpo, reward): run spec -> rows
     methods    what is trainable (full, lora, qlora): base model -> trainable model -> files
     data       files -> records -> examples -> tokens -> rows
     loop       optimizer steps; checkpoint, baseline, artifact: what is kept, each complete or absent
