@@ -226,7 +226,7 @@ def test_asked_to_stop_during_the_last_evaluation(undisturbed, corpus: Path, bas
     assert again.end() == 0, again.out
     assert f"resumed step={LONG}" in again.out
     assert "train step" not in again.out
-    assert weights(spec, "pretrain") == undisturbed("pretrain")
+    assert weights(spec, "pretrain") == undisturbed("pretrain").weights
 
 
 def test_as_the_container_starts_it(corpus: Path, base: Path, tmp_path: Path):
