@@ -248,7 +248,7 @@ def test_files_in_use_stay_until_nobody_uses_them(world: World) -> None:
     world.delete(world.ours("PretrainJob", "base"))
     used = world.until_condition("base", "Reclaimed", "ArtifactInUse")
     assert "AdapterSet serving serves it; FineTuneJob tuned starts from it" in used["message"]
-    assert ("Warning", "ArtifactInUse") in world.events("base")
+    eventually("it is told", lambda: ("Warning", "ArtifactInUse") in world.events("base"))
     world.delete(world.ours("AdapterSet", "serving"))
     world.node.plays[world.namespace, "tuned"] = ["succeed"]
     gone(world, "base")
