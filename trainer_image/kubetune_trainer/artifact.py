@@ -41,7 +41,7 @@ def write(
         spec: the run.
         report: goes into the manifest.
         base_digest: digest of the base that an adapter belongs to.
-        fill: writes the files; returns format, and rank and target_modules of an adapter.
+        fill: writes the files; returns rank and target_modules of an adapter.
 
     Raises:
         StorageError: the output cannot be written.
@@ -54,11 +54,12 @@ def write(
         facts = fill(temporary)
         files = files_of(temporary)
         manifest = Manifest(
+            format=spec.format,
             digest=digest_of(files),
             files=[ManifestFile(path=f.path, sha256=f.sha256, size_bytes=f.size) for f in files],
             job=spec.job,
             run_spec_digest=spec.digest(),
-            base_model_digest=base_digest if facts["format"] == "lora" else None,
+            base_model_digest=base_digest if spec.format == "lora" else None,
             created=rfc3339(),
             report=report,
             **facts,

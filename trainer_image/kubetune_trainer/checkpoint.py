@@ -109,7 +109,7 @@ class Checkpoints:
     def _manifest(self, folder: Path) -> Manifest:
         files = files_of(folder)
         return Manifest(
-            format="full" if self._spec.method == "full" else "lora",
+            format=self._spec.format,
             digest=digest_of(files),
             files=[ManifestFile(path=f.path, sha256=f.sha256, size_bytes=f.size) for f in files],
             job=self._spec.job,

@@ -2,17 +2,17 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.runtime import Precision, autocast
+from kubetune_trainer.loss import Wrapped
+from kubetune_trainer.runtime import Precision
 
 
-class ClassLossModel(nn.Module):
+class ClassLossModel(Wrapped):
     """A sequence classifier whose forward pass is its loss: the sum over texts of w_c times minus the
     logarithm of p(c), where c is the text's class and p the softmax of the logits."""
 
@@ -24,8 +24,7 @@ class ClassLossModel(nn.Module):
         precision: of the forward pass.
         weights: w_c of each class, used in training only; None: all 1.
         """
-        super().__init__()
-        self.model, self._precision = model, precision
+        super().__init__(model, precision)
         weight = None if weights is None else torch.tensor(weights, device=model.device)
         self.register_buffer("weights", weight, persistent=False)
         self._typed = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -61,10 +60,6 @@ class ClassLossModel(nn.Module):
             "accuracy": float((guesses == classes).double().mean()),
             "f1": macro_f1(guesses, classes),
         }
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context that a forward pass runs in."""
-        return autocast(self.model.device, self._precision)
 
 
 def macro_f1(said: torch.Tensor, true: torch.Tensor) -> float:

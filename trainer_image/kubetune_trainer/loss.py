@@ -96,12 +96,23 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return logits if bias is None else logits.add_(bias)
 
 
-class LossModel(nn.Module):
-    """A causal language model whose forward pass is its loss."""
+class Wrapped(nn.Module):
+    """A model and the precision of its forward pass: what every loss model is made of."""
 
     def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
         super().__init__()
         self.model, self._precision = model, precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that a forward pass runs in."""
+        return autocast(self.model.device, self._precision)
+
+
+class LossModel(Wrapped):
+    """A causal language model whose forward pass is its loss."""
+
+    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+        super().__init__(model, precision)
         self._plain_head = _has_plain_head(model)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -144,10 +155,6 @@ class LossModel(nn.Module):
             "perplexity": math.exp(min(loss, 700)),
             "token-accuracy": correct / targets,
         }
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context that a forward pass runs in."""
-        return autocast(self.model.device, self._precision)
 
     def _trained(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor

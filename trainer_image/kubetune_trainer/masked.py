@@ -2,22 +2,16 @@
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.runtime import Precision, autocast
+from kubetune_trainer.loss import Wrapped
 
 
-class MaskedLossModel(nn.Module):
+class MaskedLossModel(Wrapped):
     """A masked language model whose forward pass is its loss."""
-
-    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
-        super().__init__()
-        self.model, self._precision = model, precision
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of the negative log-likelihoods of the labels that are not IGNORED; all arguments [rows,
@@ -37,10 +31,6 @@ class MaskedLossModel(nn.Module):
             count += len(targets)
         loss /= count
         return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "token-accuracy": correct / count}
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context that a forward pass runs in."""
-        return autocast(self.model.device, self._precision)
 
     def _chosen(
         self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor

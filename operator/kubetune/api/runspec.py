@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 from kubetune.api.data import Evaluation, Format, Metric
-from kubetune.api.finetunejob import Classification, Dpo, Lora, Quantization
+from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import Mlm, TokenizerTraining
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
@@ -200,6 +200,11 @@ class RunSpec(Block):
         if chosen is None:
             raise ValueError("the run spec has neither pretrain nor finetune")
         return chosen
+
+    @property
+    def format(self) -> Literal["full", "lora"]:
+        """What it makes: full weights, or a LoRA adapter."""
+        return "lora" if self.method in LORA_METHODS else "full"
 
     @property
     def metrics(self) -> list[Metric]:

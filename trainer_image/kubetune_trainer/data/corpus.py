@@ -17,6 +17,7 @@ from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
 from kubetune_trainer.data.formats import Text
 from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.rows import Row
 from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
 from kubetune_trainer.errors import DataError
 from kubetune_trainer.files import replace_file
@@ -124,6 +125,12 @@ def pieces(stores: list[TokenStore], length: int, limit: int) -> list[tuple[int,
         for i, (store, places, share) in enumerate(zip(stores, cut, shares, strict=True))
         for d, start in places[:share]
     ]
+
+
+def shuffled(rows: list[Row]) -> list[Row]:
+    """The rows with something to predict, in an order of which any first part is a fair sample."""
+    rows = [row for row in rows if row.targets]
+    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
 
 
 def _scan(source: RunSource, stop: Stop) -> tuple[NDArray[np.uint64], int]:

@@ -78,6 +78,27 @@ def require_each(sources: Sequence[RunSource], left: NDArray[np.int64]) -> None:
             )
 
 
+def facts_of(
+    sources: Sequence[RunSource], of_source: NDArray[np.int64], held: NDArray[np.bool_], tokens: Sequence[int]
+) -> list[SourceFacts]:
+    """What each source turned out to hold, one epoch seeing it as often as its weight says.
+
+    Args:
+        sources: all of them.
+        of_source: source of each example, [n].
+        held: whether it is held out, [n].
+        tokens: of each source in the training part.
+    """
+    seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
+    return [
+        SourceFacts(
+            s.name, s.uri, s.weight, int((of_source == i).sum()), int(held[of_source == i].sum()), tokens[i],
+            seen[i] / sum(seen),
+        )
+        for i, s in enumerate(sources)
+    ]  # fmt: skip
+
+
 def fingerprint(hashes: Sequence[NDArray[np.uint64]]) -> str:
     """Hex digest of all examples in their order, to notice that data changed between attempts."""
     return hashlib.sha256(b"".join(h.tobytes() for h in hashes)).hexdigest()

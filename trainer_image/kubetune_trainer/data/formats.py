@@ -102,10 +102,19 @@ def _parts(example: Example) -> list[str]:
 
 
 def _alpaca(record: Record) -> Example:
-    instruction = _string(record, "instruction", "alpaca")
-    extra = _string(record, "input", "alpaca", optional=True)
-    user = f"{instruction}\n\n{extra}" if extra else instruction
-    return Conversation((Message("user", user), Message("assistant", _string(record, "output", "alpaca"))))
+    return _instruction(record, "alpaca", extra="input", answer="output")
+
+
+def _dolly(record: Record) -> Example:
+    """databricks-dolly-15k."""
+    return _instruction(record, "dolly", extra="context", answer="response")
+
+
+def _instruction(record: Record, form: str, extra: str, answer: str) -> Conversation:
+    """What to do, perhaps with something to do it on, in a field of its own."""
+    instruction, more = _string(record, "instruction", form), _string(record, extra, form, optional=True)
+    user = f"{instruction}\n\n{more}" if more else instruction
+    return Conversation((Message("user", user), Message("assistant", _string(record, answer, form))))
 
 
 def _messages(record: Record) -> Example:
@@ -157,14 +166,6 @@ def _preference(record: Record) -> Example:
     if example.chosen == example.rejected:
         raise record.error("'chosen' and 'rejected' are equal: nothing is preferred; remove the record")
     return example
-
-
-def _dolly(record: Record) -> Example:
-    """databricks-dolly-15k."""
-    instruction = _string(record, "instruction", "dolly")
-    context = _string(record, "context", "dolly", optional=True)
-    user = f"{instruction}\n\n{context}" if context else instruction
-    return Conversation((Message("user", user), Message("assistant", _string(record, "response", "dolly"))))
 
 
 def _flan(record: Record) -> Example:

@@ -26,6 +26,11 @@ def kept_out(
     return held
 
 
+def smallest(hashes: NDArray[np.uint64], limit: int) -> NDArray[np.intp]:
+    """Numbers of the at most `limit` examples with the smallest hashes: those that are measured."""
+    return np.argsort(hashes, kind="stable")[:limit]
+
+
 def held_out(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Mask of the held-out examples.
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from kubetune_trainer.data.rows import Row, collate
+from kubetune_trainer.data.rows import Row, collate, padding_mask
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import MixtureStream
 
@@ -106,6 +106,4 @@ def collate_masked(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, mask of what is no padding, labels, each [rows, longest row]."""
     batch = collate(rows, device, pad=pad)
-    lengths = torch.tensor([len(row) for row in rows], device=batch.tokens.device)
-    mask = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < lengths[:, None]
-    return batch.tokens, mask.long(), batch.labels
+    return batch.tokens, padding_mask(rows, batch.tokens), batch.labels

@@ -149,10 +149,8 @@ def collate(pairs: Sequence[Pair], device: torch.device | str = "cpu", *, pad: i
     """Pad both sides of pairs on the right."""
     sides = [*(p.chosen for p in pairs), *(p.rejected for p in pairs)]
     batch = rows.collate(sides, device, pad=pad)
-    lengths = torch.tensor([len(s) for s in sides], device=device)
-    mask = (torch.arange(batch.tokens.shape[1], device=device) < lengths[:, None]).long()
     reference = torch.tensor([p.reference for p in pairs], device=device)
-    return PairBatch(*batch, mask, reference)
+    return PairBatch(*batch, rows.padding_mask(sides, batch.tokens), reference)
 
 
 def _sides(

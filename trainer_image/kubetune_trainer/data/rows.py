@@ -67,6 +67,12 @@ def row_of(pieces: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Row
     )
 
 
+def padding_mask(rows: Sequence[Row], tokens: torch.Tensor) -> torch.Tensor:
+    """1 where there is no padding in the tokens of some rows, else 0; [rows, longest row]."""
+    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
+    return (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
+
+
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, pad: int) -> Batch:
     """Pad rows on the right.
 

@@ -34,4 +34,4 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {"format": "full"}
+    return {}

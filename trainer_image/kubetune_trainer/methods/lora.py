@@ -87,7 +87,7 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         vars(whole).pop("quantization_config", None)
         whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return {"format": "lora", "rank": config["r"], "target_modules": config["target_modules"]}
+    return {"rank": config["r"], "target_modules": config["target_modules"]}
 
 
 def _short(model: PeftModel) -> list[str]:

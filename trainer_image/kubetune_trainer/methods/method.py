@@ -33,5 +33,5 @@ class Method(Protocol):
         ...
 
     def export(self, model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-        """Write the result as safetensors. Returns facts for the manifest: format, rank, target_modules."""
+        """Write the result as safetensors. Returns facts for the manifest: rank, target_modules."""
         ...

@@ -26,14 +26,14 @@ __all__ = ["apply", "base_options", "export"]
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
     """Quantised while it is loaded, layer by layer, so that the whole model is never there in full."""
     wanted = spec.quantization or Quantization()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    held = lora.base_options(spec, precision, device)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted.type,
         bnb_4bit_use_double_quant=wanted.double_quant,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=held["dtype"],
     )
-    return {"dtype": dtype, "quantization_config": quantization, "device_map": {"": device}}
+    return held | {"quantization_config": quantization, "device_map": {"": device}}
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:

@@ -15,9 +15,9 @@ from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.classify import ClassLossModel
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.classes import ClassRow, balanced, collate, label_map, tokenise
-from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
 from kubetune_trainer.data.formats import Labelled
-from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.read import Record
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
@@ -69,7 +69,6 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         own_rows, _ = _rows(own, classes, tokenizer, spec, stop)
         measured = _smallest(own_rows, own_hashes, spec)
     tokens = [int(store.lengths[of_source[~held] == i].sum()) for i in range(len(sources))]
-    seen = [n * w for n, w in zip(tokens, weights, strict=True)]
     return Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(store, epochs, count, lambda examples: training[examples[0]]),
@@ -78,13 +77,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         data=DataStatus(
             documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
         ),
-        sources=[
-            SourceFacts(
-                s.name, s.uri, s.weight, len(h), int(held[of_source == i].sum()), tokens[i],
-                seen[i] / sum(seen),
-            )
-            for i, (s, h) in enumerate(zip(sources, hashes, strict=True))
-        ],
+        sources=facts_of(sources, of_source, held, tokens),
         fingerprint=fingerprint([*hashes, labels.view(np.uint64), own_hashes]),
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
@@ -178,8 +171,7 @@ def _rows(
 
 def _smallest(rows: list[ClassRow], hashes: NDArray[np.uint64], spec: RunSpec) -> list[ClassRow]:
     """Of the texts to measure, those with the smallest hashes."""
-    order = np.argsort(hashes, kind="stable")[: spec.evaluation.max_examples]
-    return [rows[i] for i in order]
+    return [rows[i] for i in smallest(hashes, spec.evaluation.max_examples)]
 
 
 def _tell(classes: list[str], labels: NDArray[np.int64]) -> None:

@@ -4,11 +4,10 @@ import math
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.data.corpus import pieces, read_corpus
+from kubetune_trainer.data.corpus import pieces, read_corpus, shuffled
 from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import TokenStore
 from kubetune_trainer.data.streams import MixtureStream
@@ -64,5 +63,4 @@ def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
 def _evaluation_rows(stores: list[TokenStore], length: int, limit: int) -> list[Row]:
     """Held-out documents cut into sequences; any first part of them is a fair sample."""
     rows = [row_of([stores[i].piece(d, start, n)]) for i, d, start, n in pieces(stores, length, limit)]
-    rows = [row for row in rows if row.targets]
-    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    return shuffled(rows)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune.api.finetunejob import Dpo
@@ -65,9 +64,7 @@ class DpoLossModel(LossModel):
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor
     ) -> torch.Tensor:
         """Sum over pairs; idle ones add nothing."""
-        margins = self._margins(tokens, positions, labels, *more)
-        real = (labels[: len(margins)] != IGNORED).any(1)
-        return -(nn.functional.logsigmoid(margins) * real).sum()
+        return pairs.loss_of(self._margins(tokens, positions, labels, *more), labels)
 
     def log_ratios(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *_: torch.Tensor
@@ -81,13 +78,8 @@ class DpoLossModel(LossModel):
         return chosen - rejected
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-        """Mean loss per pair, share of pairs with a positive margin, mean margin."""
-        margins = torch.cat([self._margins(*batch).double().cpu() for batch in batches])
-        return {
-            "loss": float(-nn.functional.logsigmoid(margins).mean()),
-            "accuracy": float((margins > 0).double().mean()),
-            "reward-margin": float(margins.mean()),
-        }
+        """See `pairs.measures_of`."""
+        return pairs.measures_of(self._margins(*batch) for batch in batches)
 
     def _margins(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor

@@ -4,12 +4,11 @@ import math
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from kubetune.api.pretrainjob import Mlm
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.data.corpus import Part, pieces, read_corpus
+from kubetune_trainer.data.corpus import Part, pieces, read_corpus, shuffled
 from kubetune_trainer.data.masking import MaskedStream, Masker, collate_masked
 from kubetune_trainer.data.rows import Row
 from kubetune_trainer.data.streams import MixtureStream
@@ -76,5 +75,4 @@ def _evaluation_rows(parts: list[Part], length: int, limit: int, masker: Masker)
         inner = parts[i].inner
         tokens = parts[i].tokens.piece(d, start, count)[0]
         rows.append(masker.row(tokens, inner.piece(d, start, count)[0] if inner is not None else None, 1, n))
-    rows = [row for row in rows if row.targets]
-    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    return shuffled(rows)

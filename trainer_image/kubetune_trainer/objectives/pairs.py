@@ -1,21 +1,25 @@
 """What the stages that learn from preferences make of their data."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
 from kubetune_trainer.data.formats import Preference
-from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.pairs import EncodedPair, Pairs, collate, encode_pairs, store_pairs
+from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
@@ -66,10 +70,9 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
     rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
     steps = settings.max_steps or math.ceil((rows or 1) / settings.global_batch_size)
     tested = own or _Loaded([p for p, h in zip(pairs, held, strict=True) if h], hashes[held])
-    order = np.argsort(tested.hashes, kind="stable")[: spec.evaluation.max_examples]
+    order = smallest(tested.hashes, spec.evaluation.max_examples)
     measured = store_pairs((tested.pairs[i] for i in order), len(tokenizer), whole=whole)
     tokens = [int(training.tokens[kept == i].sum()) for i in range(len(sources))]
-    seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
     prepared = Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(training.chosen, epochs, rows, lambda examples: training[examples[0]]),
@@ -81,19 +84,34 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
             tokens=sum(tokens),
             truncated=sum(p.cut for p, h in zip(pairs, held, strict=True) if not h),
         ),
-        sources=[
-            SourceFacts(
-                s.name, s.uri, s.weight, len(one.hashes), int(held[of_source == i].sum()), tokens[i],
-                seen[i] / sum(seen),
-            )
-            for i, (s, one) in enumerate(zip(sources, loaded, strict=True))
-        ],
+        sources=facts_of(sources, of_source, held, tokens),
         fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
-    )  # fmt: skip
+    )
     seen_pairs = _seen(epochs, steps * settings.global_batch_size, len(training))
     return PreparedPairs(prepared, training, seen_pairs, measured)
+
+
+def loss_of(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum over pairs of -log sigmoid of the reward margin; idle pairs add nothing.
+
+    Args:
+        margins: reward of the chosen side minus that of the rejected one, [pairs].
+        labels: of a PairBatch.
+    """
+    real = (labels[: len(margins)] != IGNORED).any(1)
+    return -(nn.functional.logsigmoid(margins) * real).sum()
+
+
+def measures_of(margins: Iterable[torch.Tensor]) -> dict[str, float]:
+    """Mean loss per pair, share of pairs with a positive margin, mean margin; of batches of margins."""
+    every = torch.cat([batch.double().cpu() for batch in margins])
+    return {
+        "loss": float(-nn.functional.logsigmoid(every).mean()),
+        "accuracy": float((every > 0).double().mean()),
+        "reward-margin": float(every.mean()),
+    }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ in Ouyang et al. 2022, "Training language models to follow instructions with hum
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.heads import CLASSIFIER
+from kubetune_trainer.loss import Wrapped
 from kubetune_trainer.objectives import pairs
 from kubetune_trainer.objectives.prepared import Prepared
-from kubetune_trainer.runtime import Precision, autocast
+from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 HEAD = CLASSIFIER
@@ -43,21 +42,15 @@ def samples(model: nn.Module, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
     return []
 
 
-class RewardLossModel(nn.Module):
+class RewardLossModel(Wrapped):
     """A sequence classifier with one output whose forward pass is the loss of a PairBatch."""
-
-    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
-        super().__init__()
-        self.model, self._precision = model, precision
 
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor,
         *_: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         """Sum over pairs; idle ones add nothing."""
-        margins = self.margins(tokens, mask)
-        real = (labels[: len(margins)] != IGNORED).any(1)
-        return -(nn.functional.logsigmoid(margins) * real).sum()
+        return pairs.loss_of(self.margins(tokens, mask), labels)
 
     def margins(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Reward of the chosen side minus that of the rejected one; fp32, [pairs]."""
@@ -67,14 +60,5 @@ class RewardLossModel(nn.Module):
         return chosen - rejected
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-        """Mean loss per pair, share of pairs whose chosen side has the higher reward, mean margin."""
-        margins = torch.cat([self.margins(b[0], b[3]).double().cpu() for b in batches])
-        return {
-            "loss": float(-nn.functional.logsigmoid(margins).mean()),
-            "accuracy": float((margins > 0).double().mean()),
-            "reward-margin": float(margins.mean()),
-        }
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context that a forward pass runs in."""
-        return autocast(self.model.device, self._precision)
+        """See `pairs.measures_of`."""
+        return pairs.measures_of(self.margins(b[0], b[3]) for b in batches)

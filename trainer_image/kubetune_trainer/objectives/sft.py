@@ -12,13 +12,13 @@ from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.encode import Encoded, encode, question, render
-from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
 from kubetune_trainer.data.formats import Example
-from kubetune_trainer.data.holdout import kept_out
+from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
-from kubetune_trainer.errors import DataError, InvalidSpec
+from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel
@@ -66,7 +66,6 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         _Loaded(examples, encoded, np.concatenate(hashes)), held, tokenizer, spec.data.prompt_loss
     )
     tokens = [int(store.lengths[of_source[kept] == i].sum()) for i in range(len(sources))]
-    seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
     return Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(store, epochs, rows),
@@ -75,18 +74,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         data=DataStatus(
             documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
         ),
-        sources=[
-            SourceFacts(
-                s.name,
-                s.uri,
-                s.weight,
-                len(h),
-                int(held[of_source == i].sum()),
-                tokens[i],
-                seen[i] / sum(seen),
-            )
-            for i, (s, h) in enumerate(zip(sources, hashes, strict=True))
-        ],
+        sources=facts_of(sources, of_source, held, tokens),
         fingerprint=fingerprint([*hashes, own.hashes] if own else hashes),
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
@@ -113,10 +101,8 @@ class _Loaded:
 def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, prompt_loss: bool, stop: Stop) -> _Loaded:
     examples, rendered, hashes = [], [], []
     for record, example, number in read_examples(source, stop):
-        try:
+        with record.named():
             rendered.append(render(example, tokenizer))
-        except DataError as error:
-            raise record.error(str(error)) from error
         examples.append(example)
         hashes.append(number)
     require(len(examples), source)
@@ -142,7 +128,7 @@ def _held_out(
 
 def _evaluation(spec: RunSpec, tokenizer: PreTrainedTokenizerBase, measured: _Loaded) -> EvaluationSet:
     """Of the examples to measure, those with the smallest hashes."""
-    indices = np.argsort(measured.hashes, kind="stable")[: spec.evaluation.max_examples]
+    indices = smallest(measured.hashes, spec.evaluation.max_examples)
     length = spec.data.sequence_length
     chosen = [measured.encoded[i] for i in indices]
     store = store_of(
