@@ -13,6 +13,9 @@ PY := .venv/bin/python
 VENV := .venv/.ready
 SOURCES := operator trainer_image dev tests benchmarks examples
 
+# Most tests wait for something, so two at a time; a file's tests stay together.
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: help venv check format test test-unit chaos cluster kubeconfig cluster-down demo images constraints crds clean
 
 help: ## List the targets
@@ -45,7 +48,7 @@ format: $(VENV) ## Format the code and mend what lint can mend
 
 test: check ## Check, then every test; brings up what the tests need
 	@$(PY) -m dev.cluster build # so that no test waits for it
-	@KUBETUNE_REQUIRE_CLUSTER=1 $(PY) -m pytest
+	@KUBETUNE_REQUIRE_CLUSTER=1 $(PY) -m pytest $(PARALLEL)
 
 test-unit: $(VENV) ## Only the tests that need no cluster
 	@$(PY) -m pytest tests/unit

@@ -8,11 +8,24 @@ from dataclasses import replace
 import pytest
 
 from dev import stack as dev_stack
+from dev.cluster import build, full
 from dev.kubectl import Kubectl
 from tests.e2e import jobs
+from tests.fixtures.cluster import Cluster, start_or_skip
 
 
-@pytest.fixture(scope="session")
+# Both end with this folder's tests, so that those in other folders have the machine to themselves.
+@pytest.fixture(scope="package")
+def full_cluster() -> Iterator[Cluster]:
+    """The full cluster: the one that runs (and goes on running), else one for these tests."""
+    was_running = full.kubeconfig_if_running() is not None
+    kubeconfig = start_or_skip("full", full.up)
+    yield Cluster(kubeconfig, build.path("kubectl"))
+    if not was_running:
+        full.down()
+
+
+@pytest.fixture(scope="package")
 def stack() -> Iterator[dev_stack.Stack]:
     """Cluster, images and chart: what runs already is used and left, else it is started and stopped."""
     with dev_stack.running() as running:

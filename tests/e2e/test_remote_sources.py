@@ -24,16 +24,15 @@ class World:
     def __init__(self, store: Store, hub: Hub, web: FileServer, authority: str) -> None:
         self.store, self.hub, self.web = store, hub, web
         self.authority = authority
+        self.bucket = store.bucket()
 
     def publish(self, base: Path) -> None:
         """Put a base and the examples everywhere."""
         files = {path.name: path.read_bytes() for path in base.iterdir() if path.is_file()}
         self.hub.commit(REPOSITORY, files)
-        for bucket in ("models", "examples"):
-            self.store.put(bucket)
         for name, content in files.items():
-            self.store.put(f"models/home/{name}", content)
-        self.store.put("examples/pairs.jsonl", EXAMPLES.encode())
+            self.store.put(f"{self.bucket}/home/{name}", content)
+        self.store.put(f"{self.bucket}/pairs.jsonl", EXAMPLES.encode())
         self.web.files["/pairs.jsonl"] = File(EXAMPLES.encode(), authorization="Bearer open sesame")
 
     def secrets(self) -> list[dict[str, Any]]:
@@ -85,7 +84,7 @@ def remote(name: str, base: str, base_secret: str, data: str, data_secret: str) 
 def test_a_base_from_the_hub_and_examples_from_a_store_once_their_secrets_exist(
     kubectl: Kubectl, world: World, near: str
 ) -> None:
-    job = remote("far", "hf://acme/home", "hub", "s3://examples/pairs.jsonl", "store")
+    job = remote("far", "hf://acme/home", "hub", f"s3://{world.bucket}/pairs.jsonl", "store")
     observe.apply(kubectl, job)
     missing = observe.until_condition(kubectl, "finetunejob/far", "ResourcesReady", "False", "SecretNotFound")
     assert "hub" in missing["message"] or "store" in missing["message"]
@@ -101,10 +100,10 @@ def test_a_base_from_the_store_is_copied_once_and_examples_come_from_the_web(
     observe.apply(kubectl, *world.secrets())
     url = f"{world.web.url}/pairs.jsonl"
     before = world.store.wire.answered
-    observe.apply(kubectl, remote("first", "s3://models/home", "store", url, "web"))
+    observe.apply(kubectl, remote("first", f"s3://{world.bucket}/home", "store", url, "web"))
     observe.until_condition(kubectl, "finetunejob/first", "Complete", timeout=240)
     between = world.store.wire.answered
-    observe.apply(kubectl, remote("second", "s3://models/home", "store", url, "web"))
+    observe.apply(kubectl, remote("second", f"s3://{world.bucket}/home", "store", url, "web"))
     observe.until_condition(kubectl, "finetunejob/second", "Complete", timeout=240)
     after = world.store.wire.answered
     assert between - before > 100_000
@@ -117,7 +116,7 @@ def test_refused_credentials_are_told_and_not_retried(kubectl: Kubectl, world: W
     observe.apply(
         kubectl, secret("wrong", {"token": "open barley", "ca.crt": world.authority}), *world.secrets()
     )
-    job = remote("stranger", "s3://models/home", "store", f"{world.web.url}/pairs.jsonl", "wrong")
+    job = remote("stranger", f"s3://{world.bucket}/home", "store", f"{world.web.url}/pairs.jsonl", "wrong")
     observe.apply(kubectl, job)
     observe.until_condition(kubectl, "finetunejob/stranger", "Failed", timeout=120)
     status = observe.status(kubectl, "finetunejob/stranger")

@@ -54,36 +54,35 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(world: Wor
         assert not all(is_over(world, kind, name) for kind, name in expected), "it died too late"
     eventually("all are over", lambda: all(is_over(world, kind, name) for kind, name in expected), seconds=60)
 
-    created = creations(world)
+    created, deleted = written(world, "create", 201), written(world, "delete", 200)
     for (kind, name), (phase, attempts, restarts) in expected.items():
         status = world.status(name, kind)
         assert (status["phase"], status["attempts"], status["restarts"]) == (phase, attempts, restarts), name
         names = [child["metadata"]["name"] for child in world.children(name, kind)]
         assert len(names) == attempts, name
-        # Never deleted and made again, either.
-        assert [created[child] for child in names] == [1] * attempts
+        # Never deleted and made again, either. Where the operator died in its request, a Job that
+        # was made may stand in the log as cancelled.
+        assert all(created[child] <= 1 and not deleted[child] for child in names)
         assert Counter(world.events(name))["Normal", "Completed"] <= 1
-    assert sum(created.values()) == sum(attempts for _, attempts, _ in expected.values())
+    assert sum(created.values()) <= sum(attempts for _, attempts, _ in expected.values())
 
 
 def is_over(world: World, kind: str, name: str) -> bool:
     return world.status(name, kind).get("phase") in ("Succeeded", "Failed")
 
 
-def creations(world: World) -> Counter[str]:
-    """Jobs that the API server has made for the operator in this namespace."""
-    created: Counter[str] = Counter()
+def written(world: World, verb: str, code: int) -> Counter[str]:
+    """How often the operator did this to each Job of the namespace, by the API server's audit log."""
+    names: Counter[str] = Counter()
     for line in world.audit_log.read_text().splitlines():
         entry = json.loads(line)
         target = entry.get("objectRef", {})
-        if (
-            (entry["verb"], target.get("resource"), target.get("namespace"))
-            == ("create", "jobs", world.namespace)
-            and entry["responseStatus"]["code"] == 201
-        ):  # fmt: skip
+        wanted = (verb, "jobs", world.namespace, code)
+        answer = entry["responseStatus"]["code"]
+        if (entry["verb"], target.get("resource"), target.get("namespace"), answer) == wanted:
             assert entry["user"]["username"] == ACCOUNT
-            created[target["name"]] += 1
-    return created
+            names[target["name"]] += 1
+    return names
 
 
 def test_sigterm_ends_it_at_once_and_the_next_one_goes_on(world: World) -> None:

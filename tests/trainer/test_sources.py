@@ -102,8 +102,7 @@ def test_killed_then_terminated_in_a_download(web: FileServer, authority: Path, 
 
 def test_killed_in_a_download_from_a_bucket(store: Store, tmp_path: Path):
     size = 30 << 20
-    bucket = f"kill-{tmp_path.name.lower().replace('_', '-')[:40]}"
-    store.put(bucket)
+    bucket = store.bucket()
     store.put(f"{bucket}/a.jsonl", large(tmp_path, size))
     spec = run_of(tmp_path, remote(tmp_path, f"s3://{bucket}/a.jsonl", store.secret(tmp_path / "s3")))
     store.wire.pause = 0.01
@@ -155,8 +154,8 @@ def test_a_base_from_the_hub_and_examples_from_a_bucket(
     """The adapter is the very one that a mounted base and mounted examples give."""
     files = {p.name: p.read_bytes() for p in base.iterdir() if p.is_file() and p.name != "manifest.json"}
     pairs_file = corpus / "pairs.jsonl"
-    store.put("examples")
-    store.put("examples/pairs.jsonl", pairs_file.read_bytes())
+    bucket = store.bucket()
+    store.put(f"{bucket}/pairs.jsonl", pairs_file.read_bytes())
     local = finetune_spec(
         tmp_path / "local", base, RunSource(
             name="data", uri="pvc://data/pairs.jsonl", path=str(pairs_file), root=str(corpus), format="alpaca"
@@ -173,7 +172,7 @@ def test_a_base_from_the_hub_and_examples_from_a_bucket(
             uri="hf://org/tiny@main", path=str(root), root=str(root),
             secret=RunSecret(name="hub", path=str(keys)),
         )  # fmt: skip
-        examples = remote(tmp_path, "s3://examples/pairs.jsonl", store.secret(tmp_path / "s3"), "alpaca")
+        examples = remote(tmp_path, f"s3://{bucket}/pairs.jsonl", store.secret(tmp_path / "s3"), "alpaca")
         cache = RunCache(path=str(tmp_path / "cache"))
         ended = run(finetune_spec(tmp_path / "remote", root, examples, model=model, cache=cache))
     assert ended.code == 0, ended.out

@@ -17,9 +17,7 @@ LINES = b"".join(b'{"text": "line %d"}\n' % i for i in range(40_000))  # 0.9 MB
 
 @pytest.fixture
 def bucket(store: Store) -> str:
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    store.put(name)
-    return name
+    return store.bucket()
 
 
 TREE = {
