@@ -13,8 +13,8 @@ PY := .venv/bin/python
 VENV := .venv/.ready
 SOURCES := operator trainer_image dev tests benchmarks examples
 
-# Most tests wait for something, so two at a time; a file's tests stay together.
-PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Most tests wait for something, so two at a time (tests/conftest.py says which).
+PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder --verbose
 
 .PHONY: help venv check format test test-unit chaos cluster kubeconfig cluster-down demo images constraints crds clean
 

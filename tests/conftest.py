@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
@@ -13,20 +15,30 @@ pytest_plugins = [
 # Quick ones first. A folder's name is also the mark of its tests, where there is such a mark.
 _FOLDERS = ("unit", "integration")
 _MARKS = {"unit": "unit", "integration": "integration", "engine": "engine", "e2e": "e2e"}
-# A machine has room for one full cluster: these share a worker, which begins with them.
-_FULL_CLUSTER = ("e2e", "chaos/test_local_cluster_crash.py", "chaos/test_node_kills.py")
+# A machine has room for one full cluster: of two workers, one has these, and begins with them.
+_FULL_CLUSTER = ("tests/e2e/", "tests/chaos/test_local_cluster_crash.py", "tests/chaos/test_node_kills.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadScopeScheduling):
+    """A file's tests, which share what is costly to set up, stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "full cluster" if nodeid.startswith(_FULL_CLUSTER) else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    paths = {item: item.path.relative_to(here) for item in items}
     parallel = "PYTEST_XDIST_WORKER" in os.environ
     ranks = {}
-    for item, path in paths.items():
-        folder = path.parts[0]
+    for item in items:
+        folder = item.path.relative_to(here).parts[0]
         if folder in _MARKS:
             item.add_marker(_MARKS[folder])
-        full = parallel and str(path).startswith(_FULL_CLUSTER)
-        item.add_marker(pytest.mark.xdist_group("full-cluster" if full else str(path)))
-        ranks[item] = -1 if full else _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
+        first = parallel and item.nodeid.startswith(_FULL_CLUSTER)
+        ranks[item] = -1 if first else _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
     items.sort(key=ranks.__getitem__)
