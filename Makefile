@@ -14,7 +14,7 @@ VENV := .venv/.ready
 SOURCES := operator trainer_image dev tests benchmarks examples
 
 # Most tests wait for something, so two at a time (tests/conftest.py says which).
-PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder --verbose
+PARALLEL := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help venv check format test test-unit chaos cluster kubeconfig cluster-down demo images constraints crds clean
 
