@@ -10,10 +10,10 @@ from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, Secr
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Format = Literal[
     "alpaca", "dolly", "flan", "messages", "sharegpt", "prompt-completion", "text", "preference",
-    "classification",
+    "classification", "prompts",
 ]  # fmt: skip
 Metric = Literal[
-    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1"
+    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1", "reward", "kl"
 ]  # fmt: skip
 
 _SOME_WEIGHT = Check(
@@ -82,7 +82,8 @@ class FineTuneSource(Block):
     {inputs, targets}; messages {messages: [{role, content}]}; sharegpt {conversations: [{from, value}],
     system?}; prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all
     strings, or lists of messages of which chosen and rejected hold one of the assistant; classification
-    {text, text_pair?, label}, the label a string or an integer. alpaca, dolly, flan, messages and sharegpt go
+    {text, text_pair?, label}, the label a string or an integer; prompts {prompt, answer?}, the prompt a
+    string or a list of messages, the answer a string that reward functions compare with. alpaca, dolly, flan, messages and sharegpt go
     through the chat template."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
@@ -142,7 +143,8 @@ class Evaluation(Block):
     difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
     classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and
     recall, averaged over the classes; loss: mean negative log-likelihood per text. Default: accuracy, f1,
-    loss."""
+    loss. Of stages ppo and grpo reward: mean reward of an answer to each held-out prompt, drawn as in
+    training; kl: mean divergence of such an answer from the reference, in nats. Default: reward, kl."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
     """At most this many held-out examples are measured."""
     sample_prompts: Annotated[

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from kubetune.api.data import Evaluation, FineTuneData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
+from kubetune.api.reinforcement import Grpo, Ppo, Reward, Rollout
 from kubetune.api.source import AdapterStart, BaseSource
 from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
 
@@ -75,8 +76,8 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "classification",
-                "data", "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "reward", "rollout", "ppo", "grpo",
+                "classification", "data", "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
@@ -174,10 +175,11 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft", "dpo", "reward", "classification"] = "sft"
+    stage: Literal["sft", "dpo", "reward", "ppo", "grpo", "classification"] = "sft"
     """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
     reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers;
-    classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
+    ppo and grpo: the model answers prompts and learns from the rewards of its answers, by proximal policy
+    optimisation or by comparing several answers to one prompt; classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None
@@ -186,6 +188,14 @@ class FineTuneJobSpec(Lifecycle):
     """Settings of method qlora; the defaults are used when absent."""
     dpo: Dpo | None = None
     """Settings of stage dpo; the defaults are used when absent."""
+    reward: Reward | None = None
+    """How answers are rewarded in stages ppo and grpo."""
+    rollout: Rollout | None = None
+    """How prompts are answered in stages ppo and grpo; the defaults are used when absent."""
+    ppo: Ppo | None = None
+    """Settings of stage ppo; the defaults are used when absent."""
+    grpo: Grpo | None = None
+    """Settings of stage grpo; the defaults are used when absent."""
     classification: Classification | None = None
     """Settings of stage classification; the defaults are used when absent."""
     data: FineTuneData

@@ -10,6 +10,7 @@ from kubetune.api.data import Evaluation, Format, Metric
 from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import Mlm, TokenizerTraining
+from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
 
 RUN_SPEC_PATH = "/etc/kubetune/run.json"
@@ -34,6 +35,8 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "sft": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
     "reward": ["accuracy", "reward-margin", "loss"],
+    "ppo": ["reward", "kl"],
+    "grpo": ["reward", "kl"],
     "classification": ["accuracy", "f1", "loss"],
 }
 """What is measured where the job does not say."""
@@ -118,7 +121,7 @@ class RunModel(Block):
 
 
 class RunAdapter(Block):
-    """A folder with a LoRA adapter that method lora starts from."""
+    """A folder with a LoRA adapter that a run starts from, or with a reward model."""
 
     uri: str
     """Where it comes from, as resolved."""
@@ -130,6 +133,15 @@ class RunAdapter(Block):
     """Credentials of a remote adapter."""
     digest: str | None = None
     """Digest that the folder must have."""
+
+
+class RunReward(Block):
+    """How answers are rewarded: by a model or by functions."""
+
+    model: RunAdapter | None = None
+    """Folder of a reward model: full weights, or an adapter of the base."""
+    functions: list[RewardFunction] | None = None
+    """Rules, the sum of which is the reward."""
 
 
 class RunOutput(Block):
@@ -155,7 +167,7 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "mlm", "sft", "dpo", "reward", "classification"]
+    stage: Literal["pretrain", "mlm", "sft", "dpo", "reward", "ppo", "grpo", "classification"]
     """What is done; pretrain is objective clm."""
     model: RunModel
     """What is trained."""
@@ -173,6 +185,14 @@ class RunSpec(Block):
     """Set with method qlora."""
     dpo: Dpo | None = None
     """Set with stage dpo."""
+    reward: RunReward | None = None
+    """Set with stages ppo and grpo."""
+    rollout: Rollout | None = None
+    """Set with stages ppo and grpo."""
+    ppo: Ppo | None = None
+    """Set with stage ppo."""
+    grpo: Grpo | None = None
+    """Set with stage grpo."""
     classification: Classification | None = None
     """Set with stage classification."""
     data: RunData

@@ -156,3 +156,38 @@ class AdapterStart(Block):
     """The FineTuneJob whose artifact is the adapter."""
     digest: Digest | None = None
     """Expected digest of the folder; a folder that differs is refused."""
+
+
+class RewardModel(Block):
+    """A reward model: a folder with full weights or a LoRA adapter of the job's base model, or what a
+    FineTuneJob of stage reward produced."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.uri) != has(self.jobRef)",
+                "set exactly one of uri (a reward model in a folder) and jobRef (the artifact of a "
+                "FineTuneJob of stage reward)",
+            ),
+            cel(
+                "!has(self.jobRef) || self.jobRef.kind == 'FineTuneJob'",
+                "must be FineTuneJob: a PretrainJob makes no reward model",
+                field_path=".jobRef.kind",
+            ),
+            cel(
+                "!has(self.digest) || has(self.uri)",
+                "digest goes with uri: the artifact of a job is pinned already",
+            ),
+            SECRET_GOES_WITH_REMOTE,
+        )
+    )
+
+    uri: BaseUri | None = None
+    """Folder with a sequence classifier of one output, or a LoRA adapter that makes one of the base model:
+    pvc://<claim>/<path>, s3://<bucket>/<prefix> or hf://<org>/<name>[@<revision>]."""
+    secret_ref: SecretRef | None = None
+    """Credentials for s3:// and hf://."""
+    job_ref: JobRef | None = None
+    """The FineTuneJob whose artifact is the reward model."""
+    digest: Digest | None = None
+    """Expected digest of the folder; a folder that differs is refused."""

@@ -1,0 +1,92 @@
+"""Blocks of the stages that learn from rewards of the model's own answers: ppo and grpo."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from kubetune.api.meta import Block, cel, map_list, rules
+from kubetune.api.source import RewardModel
+
+FunctionName = Literal["exact-match", "contains", "number", "json"]
+
+
+class RewardFunction(Block):
+    """A rule that gives each answer a number from 0 to 1."""
+
+    name: FunctionName
+    """exact-match: 1 where the answer equals the record's `answer`, spaces at the ends aside; contains: 1
+    where it contains that; number: 1 where its last number equals the last one of that; json: 1 where it is
+    a JSON document."""
+    weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    """Its factor in the sum."""
+
+
+class Reward(Block):
+    """How good an answer is."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.model) != has(self.functions)",
+                "set exactly one of model (a reward model) and functions (rules)",
+            )
+        )
+    )
+
+    model: RewardModel | None = None
+    """A reward model: it reads prompt and answer."""
+    functions: Annotated[
+        list[RewardFunction] | None,
+        Field(min_length=1, max_length=4, json_schema_extra=map_list("name")),
+    ] = None
+    """Rules; the reward is the sum of weight times result."""
+
+
+class Rollout(Block):
+    """How the model answers the prompts that it is trained on."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Longest answer in tokens; prompts get what data.sequenceLength leaves beside it."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Tokens are drawn from the softmax of logits / temperature; what is learned is that distribution."""
+    missing_end_penalty: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Taken off the reward of an answer that does not end within maxNewTokens."""
+
+
+class Ppo(Block):
+    """Proximal policy optimisation with a value head (Schulman et al. 2017; of language models Ziegler et al.
+    2019, Ouyang et al. 2022)."""
+
+    epochs: Annotated[int, Field(ge=1, le=64)] = 4
+    """Optimizer steps on each batch of answers."""
+    clip_range: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """A token's probability ratio counts within 1 ± clipRange only."""
+    value_clip_range: Annotated[float, Field(gt=0, le=1000)] = 0.2
+    """A value counts within its former one ± valueClipRange only."""
+    value_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.1
+    """Weight of the value loss."""
+    kl_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.05
+    """What a token costs per nat that it is likelier than by the reference, the model at the start."""
+    kl_target: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Where set, klCoefficient is adapted so that an answer's divergence from the reference, in nats, comes to
+    this (Ziegler et al. 2019, section 2.2)."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount per token."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """λ of generalised advantage estimation (Schulman et al. 2015)."""
+
+
+class Grpo(Block):
+    """Group relative policy optimisation (Shao et al. 2024, DeepSeekMath)."""
+
+    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    """Answers to each prompt, compared with each other; divides training.globalBatchSize."""
+    epochs: Annotated[int, Field(ge=1, le=64)] = 1
+    """Optimizer steps on each batch of answers."""
+    clip_range: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """A token's probability ratio counts within 1 ± clipRange only."""
+    beta: Annotated[float, Field(ge=0, le=1000)] = 0.04
+    """Weight of the divergence from the reference, the model at the start."""
+    scale_rewards: bool = True
+    """Divide a group's advantages by the standard deviation of its rewards; without it prompts of any
+    difficulty count alike (Liu et al. 2025, Dr. GRPO)."""
