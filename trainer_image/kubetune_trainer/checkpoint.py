@@ -1,14 +1,15 @@
 """Checkpoints: complete or absent, verified before use, bound to one job and one run spec.
 
 A checkpoint is a folder `step-<n>`: model.safetensors (trained weights), optimizer.safetensors, state.json
-(position in the data, loss curve) and manifest.json with the SHA-256 of each. Random numbers need no state:
+(position in the data, loss curve), stream.safetensors (what of that position is tensors, where something is)
+and manifest.json with the SHA-256 of each. Random numbers need no state:
 every step seeds them from (seed, step, rank), and the schedule is a function of the step.
 """
 
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ class Checkpoints:
             temporary.mkdir(parents=True)
             save_file({n: p.detach().contiguous() for n, p in parameters}, temporary / "model.safetensors")
             save_file(optimizers.state(optimizer, parameters), temporary / "optimizer.safetensors")
-            (temporary / "state.json").write_text(json.dumps(asdict(state)))
+            tensors = {k: v for k, v in state.stream.items() if isinstance(v, torch.Tensor)}
+            if tensors:
+                save_file(tensors, temporary / "stream.safetensors")
+            numbers = {k: v for k, v in state.stream.items() if k not in tensors}
+            (temporary / "state.json").write_text(json.dumps(asdict(replace(state, stream=numbers))))
             manifest = self._manifest(temporary)
             write_manifest(temporary, manifest)
         seal(temporary, final)
@@ -131,6 +136,8 @@ class Checkpoints:
         weights = load_file(folder / "model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
         state = State(**json.loads((folder / "state.json").read_text()))
+        if (folder / "stream.safetensors").exists():
+            state.stream |= load_file(folder / "stream.safetensors")
         if (there := set(weights)) != (wanted := {n for n, _ in parameters}):
             raise ValueError(f"its parameters differ from the model's: {sorted(there ^ wanted)[:3]}")
         with torch.no_grad():

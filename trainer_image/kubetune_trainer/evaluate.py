@@ -1,7 +1,7 @@
 """Measurements on the held-out examples, the same before and after training."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,9 @@ def evaluate(
     started = time.monotonic()
     data = prepared.evaluation
     found: dict[str, float] = {}
-    if data.rows and set(spec.metrics) - {"exact-match"}:
+    if prepared.measure:
+        found = prepared.measure(stop)
+    elif data.rows and set(spec.metrics) - {"exact-match"}:
         found = measure(model, data.rows, prepared, stop)
     if data.questions and "exact-match" in spec.metrics:
         limit = spec.evaluation.max_new_tokens
@@ -73,12 +75,13 @@ def _batches(
         yield prepared.collate([rows[i] for i in numbers], device)
 
 
-def in_batches(rows: Sequence[RowLike], stop: Stop) -> Iterator[list[int]]:
+def in_batches(rows: Sequence[Sized], stop: Stop | None) -> Iterator[list[int]]:
     """Numbers of rows of like lengths together, the longest first."""
     lengths = [len(row) for row in rows]
     ordered = sorted(range(len(rows)), key=lengths.__getitem__)
     while ordered:
-        stop.check()
+        if stop:
+            stop.check()
         count = max(1, BATCH_TOKENS // lengths[ordered[-1]])
         yield ordered[-count:]
         ordered = ordered[:-count]

@@ -1,4 +1,4 @@
-"""Greedy answers, many at a time, with a key-value cache."""
+"""Answers, many at a time, with a key-value cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,34 +48,54 @@ def answers(
     limit = min(limit, context - 1)
     tokens = [list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text, special in prompts]
     tokens = [(t or [tokenizer.eos_token_id])[-(context - limit) :] for t in tokens]
-    config = GenerationConfig(
-        max_new_tokens=limit,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_tokens(model, tokenizer),
-    )
-    found = [""] * len(tokens)
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    greedy = GenerationConfig(max_new_tokens=limit, do_sample=False)
+    said = continuations(model, tokenizer, tokens, greedy, stop)
+    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    stop: Stop | None,
+) -> list[list[int]]:
+    """What follows each prompt, up to and with the first end token.
+
+    Args:
+        model: the model.
+        tokenizer: names the tokens that pad and end.
+        prompts: tokens of each; prompts of like lengths are answered together.
+        config: how; pad and end tokens are filled in.
+        stop: looked at after each token.
+
+    Raises:
+        Terminated: asked to stop.
+    """
+    ends = end_tokens(model, tokenizer)
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, ends
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with evaluating(model):
         for start in range(0, len(order), BATCH):
-            stop.check()
             batch = order[start : start + BATCH]
-            width = max(len(tokens[i]) for i in batch)
+            width = max(len(prompts[i]) for i in batch)
             ids = torch.full((len(batch), width), tokenizer.pad_token_id)
             mask = torch.zeros_like(ids)
             for row, i in enumerate(batch):
-                ids[row, width - len(tokens[i]) :] = torch.tensor(tokens[i])
-                mask[row, width - len(tokens[i]) :] = 1
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            if stop:
+                stop.check()
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                stopping_criteria=[_StopCheck(stop)],
+                stopping_criteria=[_StopCheck(stop)] if stop else [],
             )
-            for i, text in zip(
-                batch, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True
-            ):
-                found[i] = text.strip()
+            for i, said in zip(batch, output[:, width:].tolist(), strict=True):
+                end = next((n for n, token in enumerate(said, 1) if token in ends), len(said))
+                found[i] = said[:end]
     return found
 
 

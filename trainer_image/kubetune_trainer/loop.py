@@ -79,8 +79,15 @@ class Loop:
         saved = time.monotonic()
         window = _Window(state.step, state.tokens)
         self.model.train()
+        rate = 0.0
         while state.step < self.total_steps:
-            loss, norm, rate, tokens = self._step()
+            try:
+                loss, norm, rate, tokens = self._step()
+            except Terminated:  # while rows were made: nothing has changed yet
+                if window.losses:
+                    self._report(window, rate)
+                self.save()
+                raise
             state.step += 1
             state.tokens += tokens
             window.add(loss, norm)

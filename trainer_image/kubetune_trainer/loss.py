@@ -62,7 +62,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*(None if g is None else g.mul_(outputs[0]) for g in ctx.gradients), None)
 
 
-def log_probabilities(hidden: torch.Tensor, head: nn.Linear | None, targets: torch.Tensor) -> torch.Tensor:
+def log_probabilities(
+    hidden: torch.Tensor, head: nn.Linear | None, targets: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """Logarithm of each target's probability, fp32, [n]. Its gradient computes the logits anew, some hundred
     positions at a time, for the same reason as above.
 
@@ -70,14 +72,15 @@ def log_probabilities(hidden: torch.Tensor, head: nn.Linear | None, targets: tor
         hidden: what goes into the head, [n, width]; without a head the logits, [n, vocabulary].
         head: a plain matrix, with a bias or without.
         targets: [n].
+        temperature: what the logits are divided by.
     """
     if head is None:
-        return hidden.float().log_softmax(-1).gather(-1, targets[:, None]).flatten()
+        return (hidden.float() / temperature).log_softmax(-1).gather(-1, targets[:, None]).flatten()
     weight = head.weight.to(hidden.dtype)
     step = max(1, CHUNK_ELEMENTS // len(weight))
     parts = [
         checkpoint(
-            _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step],
+            _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step], temperature,
             use_reentrant=False, preserve_rng_state=False,
         )
         for i in range(0, max(1, len(targets)), step)  # nothing, too, belongs to the graph
@@ -86,9 +89,12 @@ def log_probabilities(hidden: torch.Tensor, head: nn.Linear | None, targets: tor
 
 
 def _log_probabilities(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
-) -> torch.Tensor:
-    return _logits(hidden, weight, bias).log_softmax(-1).gather(-1, targets[:, None]).flatten()
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:  # fmt: skip
+    return (
+        (_logits(hidden, weight, bias) / temperature).log_softmax(-1).gather(-1, targets[:, None]).flatten()
+    )
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -26,11 +26,12 @@ from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, qlora
-from kubetune_trainer.objectives import classification, clm, dpo, mlm, reward, sft
-from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
+from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
 from kubetune_trainer.progress import StepReporter, named
 from kubetune_trainer.report.facts import Facts
+from kubetune_trainer.rewards import model as reward_model
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
@@ -41,6 +42,8 @@ OBJECTIVES: dict[str, ModuleType] = {
     "sft": sft,
     "dpo": dpo,
     "reward": reward,
+    "ppo": ppo,
+    "grpo": grpo,
     "classification": classification,
 }
 METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
@@ -102,14 +105,17 @@ class _Run:
         self.digests = {"base model": base_digest} if base_digest else {}
         if spec.adapter and base_digest:
             self.digests["adapter"] = former.check(spec.adapter, base_digest)
+        if spec.reward and spec.reward.model and base_digest:
+            self.digests["reward model"] = reward_model.check(spec.reward.model, base_digest)
         self.prepared = self._prepare(work)
         stop.check()
         base, fresh = self._base()
         trained = self._trainable(base, fresh)
-        self.model = self.objective.loss_model(base, self.prepared, self.precision)
+        self.model = self.objective.loss_model(base, spec, self.prepared, self.precision)
         self._plan(trained)
         if self.prepared.begin:
-            self.prepared.begin(self.model, stop)
+            around = Surroundings(self.accelerator, self.precision, stop, self.outcome.progress.update)
+            self.prepared.begin(self.model, around)
 
         before = baseline.load(work, spec)
         if before is None:
@@ -181,7 +187,7 @@ class _Run:
     def _train(self, work: Path, before: Measured) -> State:
         spec, settings, outcome, prepared = self.spec, self.spec.training, self.outcome, self.prepared
         assert outcome.plan is not None
-        parameters = optimizer.trainable(self.model.model)
+        parameters = optimizer.trainable(self.model)
         adamw = optimizer.adamw(parameters, settings.learning_rate, settings.weight_decay, prepared.betas)
         checkpoints = Checkpoints(work, f"{spec.output.uri}/checkpoints", spec)
         checkpoints.clean()
@@ -274,6 +280,7 @@ class _Run:
             sources=self.prepared.sources,
             curve=state.curve,
             held_out=state.evaluations,
+            rewards=[(step, value) for step, value in state.stream.get("rewards", [])],
             tokens=state.tokens,
             timings=self.timings
             | {"baseline": before.seconds, "training": state.seconds, "evaluation": after.seconds},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kubetune.api.progress import DataStatus, EvaluationStatus, NamedValue, PlanStatus, Sample
 from kubetune_trainer import report
 from kubetune_trainer.data.examples import SourceFacts
-from kubetune_trainer.report.chart import loss_chart, ticks
+from kubetune_trainer.report.chart import curve_chart, ticks
 from kubetune_trainer.report.facts import Change, Facts
 from tests.fixtures.runs import finetune_spec, pretrain_spec, source
 
@@ -123,6 +123,6 @@ def test_ticks_enclose(low: float, width: float):
 
 @pytest.mark.parametrize("points", [[], [(1, 3.0)], [(1, 3.0), (2, 3.0)], [(1, 1e-9), (2, 1e9)]])
 def test_curves_of_any_kind(points: list):
-    chart = loss_chart(points, [])
+    chart = curve_chart(points, [])
     assert chart.count("<polyline") == (len(points) > 1)
     assert "nan" not in chart

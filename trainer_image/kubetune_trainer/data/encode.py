@@ -9,7 +9,15 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from kubetune_trainer.data.formats import Completion, Conversation, Example, Labelled, Preference, Text
+from kubetune_trainer.data.formats import (
+    Completion,
+    Conversation,
+    Example,
+    Labelled,
+    Preference,
+    Prompt,
+    Text,
+)
 from kubetune_trainer.errors import DataError
 
 BATCH = 1024
@@ -57,18 +65,20 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
             raise DataError("format preference goes with stages dpo and reward: choose another format")
         case Labelled():
             raise DataError("format classification goes with stage classification: choose another format")
+        case Prompt():
+            raise DataError("format prompts goes with stages ppo and grpo: choose another format")
         case Text(text):
             return Rendered(text, ((0, len(text)),), special=True, end=True)
         case Completion(prompt, completion):
             text = prompt + completion
             return Rendered(text, ((len(prompt), len(text)),), special=True, end=True)
         case Conversation(messages):
-            whole = _chat(example, len(messages), tokenizer)
+            whole = chat(example, len(messages), tokenizer)
             spans = []
             for i, message in enumerate(messages):
                 if message.role == "assistant":
-                    before = _chat(example, i, tokenizer, answer=True)
-                    after = _chat(example, i + 1, tokenizer)
+                    before = chat(example, i, tokenizer, answer=True)
+                    after = chat(example, i + 1, tokenizer)
                     if not (whole.startswith(after) and after.startswith(before)):
                         raise DataError(
                             "the base model's chat template rewrites earlier turns when one is added, so the "
@@ -81,13 +91,13 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question | None:
     """The example's last turn as a task; None for a text, which asks nothing."""
     match example:
-        case Text() | Preference() | Labelled():
+        case Text() | Preference() | Labelled() | Prompt():
             return None
         case Completion(prompt, completion):
             return Question(prompt, True, completion)
         case Conversation(messages):
             return Question(
-                _chat(example, len(messages) - 1, tokenizer, answer=True), False, messages[-1].content
+                chat(example, len(messages) - 1, tokenizer, answer=True), False, messages[-1].content
             )
 
 
@@ -140,9 +150,14 @@ def _marked(
     return Encoded(np.array(ids, dtype=np.int32), trained)
 
 
-def _chat(
+def chat(
     example: Conversation, count: int, tokenizer: PreTrainedTokenizerBase, *, answer: bool = False
 ) -> str:
+    """The first `count` turns by the chat template; with answer, up to where the assistant's words begin.
+
+    Raises:
+        DataError: the template refuses them.
+    """
     turns = [{"role": m.role, "content": m.content} for m in example.messages[:count]]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)

@@ -66,7 +66,16 @@ class Labelled:
     label: str
 
 
-Example = Conversation | Completion | Text | Preference | Labelled
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is to answer by itself, and perhaps the right answer."""
+
+    asked: str | tuple[Message, ...]
+    """A text as it is, or messages for the chat template, the last one not the assistant's."""
+    answer: str | None = None
+
+
+Example = Conversation | Completion | Text | Preference | Labelled | Prompt
 
 
 def to_example(record: Record, form: Format, text_field: str = "text") -> Example | None:
@@ -83,7 +92,7 @@ def to_example(record: Record, form: Format, text_field: str = "text") -> Exampl
 
 def content_hash(example: Example) -> int:
     """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in; of a
-    labelled text, whatever its label."""
+    labelled text, whatever its label; of a prompt, whatever its answer."""
     return int.from_bytes(hashlib.sha256("\0".join(_parts(example)).encode()).digest()[:8])
 
 
@@ -99,6 +108,8 @@ def _parts(example: Example) -> list[str]:
             return [*_parts(chosen), *_parts(rejected)]
         case Labelled(text, pair):
             return [text] if pair is None else [text, pair]
+        case Prompt(asked):
+            return [asked] if isinstance(asked, str) else _parts(Conversation(asked))
 
 
 def _alpaca(record: Record) -> Example:
@@ -210,6 +221,22 @@ def _classification(record: Record) -> Example:
     return Labelled(text, pair, str(label))
 
 
+def _prompts(record: Record) -> Example:
+    asked, answer = record.data.get("prompt"), record.data.get("answer")
+    if not (answer is None or isinstance(answer, str)):
+        raise record.error(f"field 'answer' is a {type(answer).__name__}; format prompts needs a string")
+    if isinstance(asked, str) and asked.strip():
+        return Prompt(asked, answer)
+    if isinstance(asked, list) and asked:
+        turns = _turns(record, asked, "message of 'prompt'")
+        if turns[-1].role == "assistant":
+            raise record.error(
+                "'prompt' ends with the assistant's words: remove them, the model is to answer"
+            )
+        return Prompt(tuple(turns), answer)
+    raise record.error("format prompts needs 'prompt', a string or a list of messages that is not empty")
+
+
 def _string(record: Record, field: str, form: str, *, optional: bool = False) -> str:
     value = record.data.get(field)
     if value is None and optional:
@@ -227,6 +254,7 @@ _SHAPES: dict[str, Callable[[Record], Example]] = {
     "flan": _flan,
     "messages": _messages,
     "preference": _preference,
+    "prompts": _prompts,
     "sharegpt": _sharegpt,
     "prompt-completion": _prompt_completion,
 }

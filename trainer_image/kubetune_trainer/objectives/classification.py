@@ -93,7 +93,9 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     )  # fmt: skip
 
 
-def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> ClassLossModel:
+def loss_model(
+    model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision
+) -> ClassLossModel:
     """The cross entropy of the classes."""
     return ClassLossModel(model, precision, prepared.class_weights)
 

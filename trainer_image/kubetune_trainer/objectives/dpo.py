@@ -18,7 +18,7 @@ from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel, log_probabilities
 from kubetune_trainer.objectives import pairs
-from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
@@ -35,17 +35,21 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     found = pairs.prepare(spec, stop)
     everything: Sequence[int] = range(len(found.measured))
 
-    def begin(model: DpoLossModel, stop: Stop) -> None:
+    def begin(model: DpoLossModel, around: Surroundings) -> None:
         tables = {"training": (found.training, found.seen), "evaluation": (found.measured, everything)}
         key = f"{spec.digest()} {found.prepared.fingerprint}"
-        reference.fill(work / "reference.safetensors", key, tables, model, found.prepared.collate, stop)
+        reference.fill(
+            work / "reference.safetensors", key, tables, model, found.prepared.collate, around.stop
+        )
 
-    return replace(found.prepared, begin=begin, beta=(spec.dpo or Dpo()).beta)
+    return replace(found.prepared, begin=begin)
 
 
-def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> "DpoLossModel":
+def loss_model(
+    model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision
+) -> "DpoLossModel":
     """-log sigmoid of the reward margin."""
-    return DpoLossModel(model, precision, prepared.beta)
+    return DpoLossModel(model, precision, (spec.dpo or Dpo()).beta)
 
 
 def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:

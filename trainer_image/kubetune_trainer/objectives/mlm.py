@@ -57,7 +57,9 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     )
 
 
-def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> MaskedLossModel:
+def loss_model(
+    model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision
+) -> MaskedLossModel:
     """The loss of the hidden tokens."""
     return MaskedLossModel(model, precision)
 

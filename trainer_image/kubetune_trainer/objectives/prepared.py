@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
@@ -12,6 +13,7 @@ from kubetune_trainer.data.encode import Question
 from kubetune_trainer.data.examples import SourceFacts
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.data.streams import Stream
+from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 Collate = Callable[[Sequence[Any], torch.device], tuple[torch.Tensor, ...]]
@@ -31,6 +33,17 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What a model is trained in."""
+
+    accelerator: Accelerator
+    precision: Precision
+    stop: Stop
+    report: Callable[..., None]
+    """Tells numbers to whoever follows the run."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Data and tokenizer, ready for training."""
 
@@ -47,9 +60,10 @@ class Prepared:
     collate: Collate
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of the model's config that the data decide on."""
-    beta: float = 0.0
-    """Of stage dpo."""
-    begin: Callable[[Any, Stop], None] | None = None
-    """Measures what the loss refers to with the loss model of the untrained model."""
+    begin: Callable[[Any, Surroundings], None] | None = None
+    """Given the loss model of the untrained model: measures what the loss refers to, or lets the model answer
+    from then on."""
+    measure: Callable[[Stop], dict[str, float]] | None = None
+    """Measures, where that is not done on the evaluation's rows."""
     class_weights: list[float] | None = None
     """Of stage classification: what an example of each class counts in the loss."""

@@ -32,7 +32,9 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     return replace(prepared, settings={"num_labels": 1, "pad_token_id": pad})
 
 
-def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> "RewardLossModel":
+def loss_model(
+    model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision
+) -> "RewardLossModel":
     """-log sigmoid of the difference of the rewards."""
     return RewardLossModel(model, precision)
 

@@ -81,7 +81,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     )
 
 
-def loss_model(model: PreTrainedModel, prepared: Prepared, precision: Precision) -> LossModel:
+def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision) -> LossModel:
     """The loss of the tokens that follow."""
     return LossModel(model, precision)
 

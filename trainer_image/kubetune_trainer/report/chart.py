@@ -1,4 +1,4 @@
-"""The loss curve as inline SVG."""
+"""Curves as inline SVG."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 34
 Points = Sequence[tuple[int, float]]
 
 
-def loss_chart(train: Points, held_out: Points) -> Markup:
-    """Training loss as a line, held-out loss as a line with points; hovering over a point tells its value."""
+def curve_chart(train: Points, held_out: Points, what: str = "Loss") -> Markup:
+    """Loss or reward in training as a line, held-out loss as a line with points; hovering over a point tells
+    its value."""
     points = [*train, *held_out]
     if not points:
         return Markup("")
@@ -26,7 +27,7 @@ def loss_chart(train: Points, held_out: Points) -> Markup:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low), 1)
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss over the training steps">',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{what} over the training steps">',
         *(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(m)}" y2="{y(m)}"/>'
             f'<text x="{LEFT - 8}" y="{y(m) + 4}" text-anchor="end">{m:g}</text>'

@@ -6,8 +6,10 @@ from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.examples import SourceFacts
 
-HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "accuracy", "f1", "reward-margin"}
-SHARES = HIGHER_IS_BETTER - {"reward-margin"}
+HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "accuracy", "f1", "reward-margin", "reward"}
+NEITHER = {"kl"}
+"""How far the model has gone from where it began."""
+SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Change:
 
     @property
     def better(self) -> bool | None:
-        """Whether it improved; None where it stayed or was not measured before."""
-        if self.before is None or self.before == self.after:
+        """Whether it improved; None where it stayed, was not measured before or has no better."""
+        if self.before is None or self.before == self.after or self.name in NEITHER:
             return None
         return (self.after > self.before) == (self.name in HIGHER_IS_BETTER)
 
@@ -45,6 +47,8 @@ class Facts:
     """(step, training loss)"""
     held_out: list[tuple[int, float]]
     """(step, held-out loss)"""
+    rewards: list[tuple[int, float]]
+    """(step, mean reward of the answers trained on); empty where there is none."""
     evaluated: int
     """Held-out examples (sequences in pretraining) that were measured."""
     tokens: int

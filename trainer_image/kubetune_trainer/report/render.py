@@ -3,7 +3,7 @@
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from kubetune_trainer.log import duration
-from kubetune_trainer.report.chart import loss_chart
+from kubetune_trainer.report.chart import curve_chart
 from kubetune_trainer.report.facts import Facts
 
 
@@ -18,5 +18,5 @@ def render(template: str, facts: Facts) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["duration"] = duration
-    environment.globals["chart"] = loss_chart
+    environment.globals["chart"] = curve_chart
     return environment.get_template(template).render(f=facts)

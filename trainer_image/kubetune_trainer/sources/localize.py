@@ -67,9 +67,11 @@ def _wanted(spec: RunSpec) -> Iterator[Wanted]:
     model = spec.model
     if model.uri and model.root and is_remote(model.uri):
         yield Wanted(f"base model {model.uri}", model.uri, Path(model.root), model.secret, choose_model)
-    adapter = spec.adapter
-    if adapter and is_remote(adapter.uri):
-        yield Wanted(f"adapter {adapter.uri}", adapter.uri, Path(adapter.root), adapter.secret, choose_model)
+    judge = spec.reward.model if spec.reward else None
+    for what, folder in (("adapter", spec.adapter), ("reward model", judge)):
+        if folder and is_remote(folder.uri):
+            where = f"{what} {folder.uri}"
+            yield Wanted(where, folder.uri, Path(folder.root), folder.secret, choose_model)
     sources = [s for s in spec.data.sources if s.weight > 0]
     for source in [*sources, *([spec.evaluation_source] if spec.evaluation_source else [])]:
         if is_remote(source.uri):

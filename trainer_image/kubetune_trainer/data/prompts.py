@@ -1,0 +1,62 @@
+"""Prompts as tokens, for the stages in which the model answers by itself."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from kubetune_trainer.data.encode import chat
+from kubetune_trainer.data.formats import Completion, Conversation, Message, Prompt
+from kubetune_trainer.data.read import Record
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPrompt:
+    """A prompt and the tokens that the model goes on from."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    cut: bool = False
+    """Whether its beginning was cut off."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def targets(self) -> int:
+        """Nothing is learned from a prompt itself."""
+        return 0
+
+    def idle(self) -> "AskedPrompt":
+        """The same."""
+        return self
+
+
+def ask(prompt: Prompt, place: Record, tokenizer: PreTrainedTokenizerBase, length: int) -> AskedPrompt:
+    """Tokenise a prompt, as generation in serving does.
+
+    Args:
+        prompt: the prompt.
+        place: the record that it comes from.
+        tokenizer: of the model.
+        length: tokens at most; of a longer prompt the end is kept.
+
+    Raises:
+        DataError: the chat template refuses the messages.
+    """
+    if isinstance(prompt.asked, str):
+        tokens = list(tokenizer(prompt.asked)["input_ids"])
+        if tokens[-1:] == [tokenizer.eos_token_id]:
+            tokens.pop()  # the prompt does not end the text
+    else:
+        with place.named():
+            text = chat(Conversation(prompt.asked), len(prompt.asked), tokenizer, answer=True)
+        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = tokens or [tokenizer.eos_token_id]
+    return AskedPrompt(prompt, tuple(tokens[-length:]), len(tokens) > length)
+
+
+def answered(prompt: Prompt, answer: str) -> Completion | Conversation:
+    """Prompt and answer as an example, for whoever judges both."""
+    if isinstance(prompt.asked, str):
+        return Completion(prompt.asked, answer)
+    return Conversation((*prompt.asked, Message("assistant", answer)))

@@ -1,0 +1,160 @@
+"""What the stages that learn from rewards make of their data: prompts, and the stream of answers to them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from kubetune.api.progress import DataStatus
+from kubetune.api.reinforcement import Rollout as RolloutSettings
+from kubetune.api.runspec import RunReward, RunSource, RunSpec
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.data.holdout import kept_out, smallest
+from kubetune_trainer.data.prompts import AskedPrompt, ask
+from kubetune_trainer.data.store import store_of
+from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
+from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared, Surroundings
+from kubetune_trainer.rewards import Judge, functions
+from kubetune_trainer.rewards import model as reward_model
+from kubetune_trainer.rollout.actor import Actor
+from kubetune_trainer.rollout.policy import Policy
+from kubetune_trainer.rollout.rows import collate
+from kubetune_trainer.rollout.stream import RolloutStream, Weigh
+from kubetune_trainer.runtime import Precision
+from kubetune_trainer.signals import Stop
+
+EVALUATION = 2**32
+"""Number of the draw that measures; those of training count from 0."""
+
+
+def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int) -> Prepared:
+    """Read the prompts, hold some out (those that the evaluation's own data has, if it has any), tokenise,
+    plan the batches of answers.
+
+    Args:
+        spec: the run.
+        stop: whether to stop.
+        weigh: gives answers their advantages.
+        group: answers to each prompt.
+        epochs: steps on each batch of answers.
+
+    Raises:
+        DataError: see `read_records`; or nothing is left to train on; or a rule has nothing to compare with.
+        InvalidSpec: the base has no usable tokenizer.
+    """
+    if spec.finetune is None or spec.model.path is None or spec.reward is None:
+        raise InvalidSpec(f"stage {spec.stage} needs finetune settings, a base model and a reward")
+    tokenizer = tokenizers.load(Path(spec.model.path))
+    settings, rollout = spec.finetune, spec.rollout or RolloutSettings()
+    room = spec.data.sequence_length - rollout.max_new_tokens
+    if room < 1:
+        raise InvalidSpec("rollout.maxNewTokens leaves no room for a prompt: raise data.sequenceLength")
+    sources = [s for s in spec.data.sources if s.weight > 0]
+    load = partial(_load, tokenizer=tokenizer, room=room, reward=spec.reward, stop=stop)
+    loaded = [load(source) for source in sources]
+    hashes = np.concatenate([source.hashes for source in loaded])
+    of_source = np.repeat(np.arange(len(sources)), [len(source.hashes) for source in loaded])
+    prompts = [p for source in loaded for p in source.prompts]
+    own = load(spec.evaluation_source) if spec.evaluation_source else None
+    held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
+    require_each(sources, of_source[~held])
+    training = [p for p, h in zip(prompts, held, strict=True) if not h]
+    kept = of_source[~held]
+    store = store_of((p.tokens for p in training), len(tokenizer))
+    epochs_of = Epochs(store, kept, [s.weight for s in sources], None, settings.seed)
+    asked_at_once = settings.global_batch_size // group
+    rows = 1 if settings.epochs is None else max(1, rows_in(epochs_of, settings.epochs))
+    steps = settings.max_steps or math.ceil(rows / asked_at_once) * epochs
+    tested = own or _Loaded([p for p, h in zip(prompts, held, strict=True) if h], hashes[held])
+    measured = [tested.prompts[i] for i in smallest(tested.hashes, spec.evaluation.max_examples)]
+    tokens = [int(store.lengths[kept == i].sum()) for i in range(len(sources))]
+    stream = RolloutStream(
+        EpochStream(store, epochs_of, None, lambda examples: training[examples[0]]), weigh,
+        group=group, epochs=epochs, seed=settings.seed, total_steps=steps, longest=rollout.max_new_tokens,
+    )  # fmt: skip
+    answering = _Answering(spec, tokenizer, rollout, stream, measured)
+    return Prepared(
+        tokenizer=tokenizer,
+        stream=stream,
+        total_steps=steps,
+        evaluation=EvaluationSet([], [], len(measured)),
+        data=DataStatus(
+            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens),
+            truncated=sum(p.cut for p in training),
+        ),
+        sources=facts_of(sources, of_source, held, tokens),
+        fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
+        betas=(0.9, 0.999),
+        collate=partial(collate, pad=tokenizer.pad_token_id),
+        begin=answering.begin,
+        measure=answering.measure,
+    )  # fmt: skip
+
+
+class _Answering:
+    """From when the model is there."""
+
+    def __init__(
+        self, spec: RunSpec, tokenizer: PreTrainedTokenizerBase, rollout: RolloutSettings,
+        stream: RolloutStream, measured: Sequence[AskedPrompt],
+    ) -> None:  # fmt: skip
+        self._spec, self._tokenizer, self._rollout = spec, tokenizer, rollout
+        self._stream, self._measured = stream, measured
+
+    def begin(self, policy: Policy, around: Surroundings) -> None:
+        """Fetch the reward model, and remember what the policy begins as."""
+        assert self._spec.reward is not None
+        judge = _judge(self._spec, self._spec.reward, around.precision, policy.model.device)
+        policy.begin()
+        self._actor = Actor(policy, self._tokenizer, self._rollout, judge)
+        self._stream.bind(self._actor, around.accelerator, around.stop, around.report)
+
+    def measure(self, stop: Stop) -> dict[str, float]:
+        """Mean reward and divergence of an answer to each held-out prompt, the same draw each time."""
+        if not self._measured:
+            return {}
+        found = self._actor.answer(self._measured, (self._spec.training.seed, EVALUATION), stop)
+        return {
+            "reward": float(np.mean([r.reward for r in found])),
+            "kl": float(np.mean([r.divergence for r in found])),
+        }
+
+
+def _judge(spec: RunSpec, reward: RunReward, precision: Precision, device: torch.device) -> Judge:
+    if reward.model:
+        return reward_model.load(spec, reward.model, precision, device)
+    return functions.judge_of(reward.functions or [])
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The prompts of one source."""
+
+    prompts: list[AskedPrompt]
+    hashes: NDArray[np.uint64]
+
+
+def _load(
+    source: RunSource, tokenizer: PreTrainedTokenizerBase, room: int, reward: RunReward, stop: Stop
+) -> _Loaded:
+    compare = [f.name for f in reward.functions or [] if f.name in functions.NEED_ANSWER]
+    prompts: list[AskedPrompt] = []
+    hashes = []
+    for record, example, number in read_examples(source, stop):
+        if not isinstance(example, Prompt):
+            raise InvalidSpec(f"source {source.name}: this stage needs format prompts, not {source.format}")
+        if compare and example.answer is None:
+            raise record.error(f"field 'answer' is missing; reward function {compare[0]} compares with it")
+        prompts.append(ask(example, record, tokenizer, room))
+        hashes.append(number)
+    require(len(prompts), source)
+    return _Loaded(prompts, np.array(hashes, dtype=np.uint64))

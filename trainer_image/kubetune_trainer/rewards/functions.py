@@ -1,0 +1,64 @@
+"""Rules that give an answer a number from 0 to 1. A new rule is one more function."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from kubetune.api.reinforcement import RewardFunction
+from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.rewards import Judge
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def judge_of(chosen: Sequence[RewardFunction]) -> Judge:
+    """The weighted sum of some rules."""
+
+    def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        return [
+            sum(f.weight * FUNCTIONS[f.name](said, prompt.answer or "") for f in chosen)
+            for prompt, said in zip(prompts, answers, strict=True)
+        ]
+
+    return judge
+
+
+def exact_match(said: str, right: str) -> float:
+    """Whether the answer is the right one, spaces at the ends aside."""
+    return float(said.strip() == right.strip())
+
+
+def contains(said: str, right: str) -> float:
+    """Whether the right answer is in it."""
+    return float(right.strip() in said)
+
+
+def number(said: str, right: str) -> float:
+    """Whether its last number is the last one of the right answer, as GSM8K is marked."""
+    found, wanted = _last_number(said), _last_number(right)
+    return float(found is not None and found == wanted)
+
+
+def is_json(said: str, right: str) -> float:
+    """Whether it is a JSON document."""
+    try:
+        json.loads(said)
+    except (ValueError, RecursionError):
+        return 0.0
+    return 1.0
+
+
+def _last_number(text: str) -> Decimal | None:
+    found = _NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+FUNCTIONS: dict[str, Callable[[str, str], float]] = {
+    "exact-match": exact_match,
+    "contains": contains,
+    "number": number,
+    "json": is_json,
+}
+NEED_ANSWER = {"exact-match", "contains", "number"}
+"""Rules that compare with the record's answer."""

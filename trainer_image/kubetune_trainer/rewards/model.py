@@ -1,0 +1,119 @@
+"""A reward model: a sequence classifier with one output, frozen, with its own tokenizer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from kubetune.api.runspec import RunAdapter, RunSpec
+from kubetune.artifacts.digest import MANIFEST
+from kubetune.artifacts.manifest import ManifestError, read_manifest
+from kubetune_trainer import model as models
+from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data.encode import encode, render
+from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.data.prompts import answered
+from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
+from kubetune_trainer.heads import CLASSIFIER
+from kubetune_trainer.methods.former import CONFIG, WEIGHTS
+from kubetune_trainer.rewards import Judge
+from kubetune_trainer.runtime import Precision, autocast
+
+BATCH = 64
+
+
+def check(judge: RunAdapter, base_digest: str) -> str:
+    """The digest of a reward model that, where it is an adapter, belongs to a base.
+
+    Raises:
+        BaseModelMismatch: it was trained on another base, or is not the one that was asked for.
+        DataError: it is not there.
+        InvalidSpec: its manifest is malformed.
+    """
+    digest = models.checked_digest("reward model", judge.path, judge.root, judge.digest)
+    folder = Path(judge.path)
+    if (folder / CONFIG).exists() and (folder / MANIFEST).exists():
+        try:
+            trained_on = read_manifest(folder).base_model_digest
+        except ManifestError as error:
+            raise InvalidSpec(f"reward model {judge.uri}: {error}: remove the file or restore it") from error
+        if trained_on != base_digest:
+            raise BaseModelMismatch(
+                f"reward model {judge.uri} was trained on base {trained_on}, not on {base_digest}: name one "
+                "of this base, or one with full weights"
+            )
+    return digest
+
+
+def load(spec: RunSpec, judge: RunAdapter, precision: Precision, device: torch.device) -> Judge:
+    """The reward model of a run.
+
+    Raises:
+        InvalidSpec: it cannot be loaded, or is no sequence classifier with one output.
+    """
+    folder = Path(judge.path)
+    adapts = (folder / CONFIG).exists()
+    if adapts and not (folder / WEIGHTS).exists():
+        raise InvalidSpec(
+            f"reward model {judge.uri}: {WEIGHTS} is missing: name a folder with a peft adapter"
+        )
+    base = Path(spec.model.path or "") if adapts else folder
+    tokenizer = tokenizers.load(base)
+    options = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    settings = {"num_labels": _outputs(judge, folder), "pad_token_id": tokenizer.pad_token_id}
+    model, fresh = models.load(base, options, tokenizer, 1, CLASSIFIER, settings if adapts else None)
+    if adapts:
+        model = PeftModel.from_pretrained(model, folder)
+    elif fresh:
+        raise InvalidSpec(
+            f"reward model {judge.uri} has no weights for {', '.join(fresh)}: name a model that stage reward "
+            "made"
+        )
+    model.to(device).eval().requires_grad_(False)
+    return _Judge(model, tokenizer, precision)
+
+
+def _outputs(judge: RunAdapter, folder: Path) -> int:
+    try:
+        outputs = int(AutoConfig.from_pretrained(folder, local_files_only=True).num_labels)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise InvalidSpec(f"reward model {judge.uri}: config.json cannot be used: {error}") from error
+    if outputs != 1:
+        raise InvalidSpec(
+            f"reward model {judge.uri} has {outputs} outputs, not one: name a model that stage reward made"
+        )
+    return outputs
+
+
+class _Judge:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision
+    ) -> None:
+        self._model, self._tokenizer, self._precision = model, tokenizer, precision
+        self._length = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """Rewards of whole texts, encoded as in the model's own training."""
+        texts = (render(answered(p, said), self._tokenizer) for p, said in zip(prompts, answers, strict=True))
+        tokens = [e.tokens[-self._length :] for e in encode(texts, self._tokenizer)]
+        rewards = [0.0] * len(tokens)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            for i, reward in zip(batch, self._score([tokens[i].tolist() for i in batch]), strict=True):
+                rewards[i] = reward
+        return rewards
+
+    def _score(self, batch: list[list[int]]) -> list[float]:
+        padded = self._tokenizer.pad({"input_ids": batch}, padding_side="right", return_tensors="pt")
+        device = self._model.device
+        with autocast(device, self._precision):
+            output = self._model(
+                input_ids=padded["input_ids"].to(device), attention_mask=padded["attention_mask"].to(device)
+            )
+        rewards: list[float] = output.logits.float().squeeze(-1).tolist()
+        return rewards
