@@ -21,6 +21,7 @@ from tests.fixtures.runs import (
     pairs,
     preferences,
     pretrain_spec,
+    prompts,
     sentences,
     source,
     write_jsonl,
@@ -120,6 +121,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "pairs.jsonl", pairs(90))
     write_jsonl(folder / "preferences.jsonl", preferences(60))
     write_jsonl(folder / "labelled.jsonl", labelled(200))
+    write_jsonl(folder / "prompts.jsonl", prompts(40, "the"))
     (folder / "pairs.json").write_text(json.dumps(pairs(90)))
     return folder
 

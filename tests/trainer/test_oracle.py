@@ -3,10 +3,12 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from kubetune.api.reinforcement import Grpo
 from kubetune_trainer.data.encode import encode, render
 from kubetune_trainer.data.formats import Completion, Conversation, Message, to_example
 from kubetune_trainer.data.pairs import PairBatch, encode_pairs, store_pairs
@@ -16,12 +18,24 @@ from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.objectives.dpo import DpoLossModel
+from kubetune_trainer.objectives.grpo import GrpoModel
 from kubetune_trainer.objectives.reward import RewardLossModel
+from kubetune_trainer.rollout.rows import Rollout, weighed
+from kubetune_trainer.rollout.rows import collate as collate_rollouts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from datasets import Dataset, disable_progress_bars
-    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+    from trl import (
+        DPOConfig,
+        DPOTrainer,
+        GRPOConfig,
+        GRPOTrainer,
+        RewardConfig,
+        RewardTrainer,
+        SFTConfig,
+        SFTTrainer,
+    )
 
 CHATS = [
     [("user", "cat?"), ("assistant", "yes.")],
@@ -203,3 +217,79 @@ def test_the_same_reward_loss_as_trl(base: Path, tmp_path: Path, records: list[d
     assert measured["loss"] == pytest.approx(float(theirs), abs=1e-5)
     assert measured["accuracy"] == pytest.approx(logged["accuracy"], abs=1e-6)
     assert measured["reward-margin"] == pytest.approx(logged["margin"], abs=1e-5)
+
+
+@pytest.mark.parametrize("plain_head", [True, False])
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_the_same_grpo_loss_as_trl(base: Path, tmp_path: Path, beta: float, plain_head: bool):
+    """Of the same answers and the same old and reference probabilities, ratios beyond the clip among them."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    numbers = np.random.default_rng(0)
+    prompts = [tokenizer(text)["input_ids"] for text in ("the cat", "one dog is on the big red", "a")]
+    answers = [numbers.integers(3, len(tokenizer), size=n) for n in (5, 2, 7)]
+    rollouts = [
+        weighed(Rollout(np.array(p), a, 0.0, *_near(model, p, a, numbers)), np.full(len(a), advantage))
+        for p, a, advantage in zip(prompts, answers, (1.0, -0.7, 0.3), strict=True)
+    ]
+    settings = Grpo(beta=beta, clip_range=0.2)
+    ours = GrpoModel(model, "fp32", settings, temperature=0.9)
+    ours._plain_head = ours._plain_head and plain_head
+    batch = collate_rollouts(rollouts, pad=tokenizer.pad_token_id)
+    with torch.no_grad():
+        found = float(ours(*batch)) / sum(len(a) for a in answers)
+    assert found == pytest.approx(_trl_grpo(model, tokenizer, rollouts, settings, tmp_path), abs=1e-5)
+
+
+def _near(model, prompt: list[int], answer: np.ndarray, numbers: np.random.Generator) -> tuple:
+    """Log-probabilities of the answer a little off the model's own: as by an older and by another model."""
+    ids = torch.tensor([[*prompt, *answer]])
+    with torch.no_grad():
+        likely = (model(input_ids=ids).logits[0] / 0.9).log_softmax(-1)
+    own = likely[len(prompt) - 1 : -1].gather(-1, torch.tensor(answer)[:, None]).squeeze(-1).numpy()
+    return tuple((own + numbers.normal(0, 0.3, len(own))).astype(np.float32) for _ in range(2))
+
+
+def _trl_grpo(model, tokenizer, rollouts: list[Rollout], settings: Grpo, folder: Path) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = GRPOTrainer(
+            model,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=GRPOConfig(
+                str(folder), per_device_train_batch_size=4, num_generations=2, use_cpu=True, bf16=False,
+                report_to="none", beta=settings.beta, epsilon=settings.clip_range, temperature=0.9,
+                loss_type="dapo",
+            ),
+            train_dataset=Dataset.from_list([{"prompt": "the"}] * 4),
+            processing_class=tokenizer,
+        )  # fmt: skip
+
+    def padded(parts, value, side):
+        width = max(map(len, parts))
+        return torch.tensor(
+            [
+                [value] * (width - len(p)) + list(p)
+                if side == "left"
+                else list(p) + [value] * (width - len(p))
+                for p in parts
+            ]
+        )
+
+    prompts, answers = [r.prompt.tolist() for r in rollouts], [r.answer.tolist() for r in rollouts]
+    model.eval()
+    with torch.no_grad():
+        return float(
+            trainer._compute_loss(
+                model,
+                {
+                    "prompt_ids": padded(prompts, tokenizer.pad_token_id, "left"),
+                    "prompt_mask": padded([[1] * len(p) for p in prompts], 0, "left"),
+                    "completion_ids": padded(answers, tokenizer.pad_token_id, "right"),
+                    "completion_mask": padded([[1] * len(a) for a in answers], 0, "right"),
+                    "advantages": torch.tensor([float(r.advantages[0]) for r in rollouts]),
+                    "old_per_token_logps": padded([r.old.tolist() for r in rollouts], 0.0, "right"),
+                    "ref_per_token_logps": padded([r.reference.tolist() for r in rollouts], 0.0, "right"),
+                    "num_items_in_batch": torch.tensor(float(sum(map(len, answers)))),
+                },
+            )
+        )

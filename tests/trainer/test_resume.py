@@ -18,7 +18,8 @@ from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Classification, Lora
 from kubetune.api.pretrainjob import Mlm
-from kubetune.api.runspec import RunAdapter, RunSpec
+from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
+from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
 from tests.fixtures.runs import TINY_BERT, finetune_spec, pretrain_spec, source
@@ -73,6 +74,21 @@ def reward(out: Path, corpus: Path, base: Path) -> RunSpec:
     return dpo(out, corpus, base).model_copy(update={"stage": "reward"})
 
 
+def grpo(out: Path, corpus: Path, base: Path) -> RunSpec:
+    """Two steps on each batch of answers: some checkpoints are made between them."""
+    return finetune_spec(
+        out, base, source(corpus / "prompts.jsonl", "prompts"), stage="grpo", packing=False,
+        lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG, "global_batch_size": 8},
+        rollout=Rollout(max_new_tokens=6), grpo=Grpo(group_size=4, epochs=2),
+        reward=RunReward(functions=[RewardFunction(name="contains")]), checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
+def ppo(out: Path, corpus: Path, base: Path) -> RunSpec:
+    settings = {"grpo": None, "stage": "ppo", "ppo": Ppo(epochs=3, kl_target=1.0)}
+    return grpo(out, corpus, base).model_copy(update=settings)
+
+
 def classification(out: Path, corpus: Path, base: Path) -> RunSpec:
     return finetune_spec(
         out, base, source(corpus / "labelled.jsonl", "classification"), stage="classification", packing=False,
@@ -93,6 +109,8 @@ KINDS = {
     "mlm": (mlm, "model.safetensors"),
     "classification": (classification, "adapter_model.safetensors"),
     "reward": (reward, "adapter_model.safetensors"),
+    "grpo": (grpo, "adapter_model.safetensors"),
+    "ppo": (ppo, "adapter_model.safetensors"),
     "dpo": (dpo, "adapter_model.safetensors"),
     "pretrain": (pretrain, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),

@@ -91,11 +91,16 @@ class Loop:
             state.step += 1
             state.tokens += tokens
             window.add(loss, norm)
-            stopping = self._stopping()
+            stopping, reporting, overdue = self._agreed(
+                self.stop.requested,
+                window.age >= self.report_seconds,
+                time.monotonic() - saved >= self.save_seconds,
+            )
+            self.stop.requested = stopping
             watching = state.step % self.watch_steps == 0 and not stopping
-            saving = stopping or state.step == self.total_steps or state.step % self.save_steps == 0
-            saving = saving or time.monotonic() - saved >= self.save_seconds
-            if not (saving or watching or state.step == 1 or window.age >= self.report_seconds):
+            saving = stopping or overdue or state.step == self.total_steps
+            saving = saving or state.step % self.save_steps == 0
+            if not (saving or watching or state.step == 1 or reporting):
                 continue
             self._report(window, rate)
             if watching:
@@ -143,13 +148,13 @@ class Loop:
     def _synchronising(self, *, last: bool) -> AbstractContextManager[object]:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    def _stopping(self) -> bool:
-        """Whether any process was asked to stop: all of them must leave after the same step."""
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """Whether any process says so: clocks and signals differ, and all must do the same after a step, or
+        they would wait for each other for ever."""
         if self.accelerator.num_processes == 1:
-            return self.stop.requested
-        flag = torch.tensor(float(self.stop.requested), device=self.accelerator.device)
-        self.stop.requested = bool(self.accelerator.reduce(flag) > 0)
-        return self.stop.requested
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return (self.accelerator.reduce(said) > 0).tolist()
 
     def _report(self, window: "_Window", rate: float) -> None:
         """Fetch the numbers of the steps since the last report: the only place that waits for the device.

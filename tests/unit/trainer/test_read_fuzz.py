@@ -17,7 +17,7 @@ GOOD = [
     {"instruction": "Q", "input": "I", "output": "A", "context": "C", "response": "R"},
     {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
     {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"},
-    {"prompt": "P", "completion": "C", "inputs": "I", "targets": "T"},
+    {"prompt": "P", "completion": "C", "inputs": "I", "targets": "T", "answer": "A"},
     {"text": "Ünï 漢 🙂", "text_pair": "P", "label": 1},
 ]
 ODD = [None, True, 0, -1.5, 10**30, "", "\ud800", [], {}, [[]], {"role": []}, "x" * 300]

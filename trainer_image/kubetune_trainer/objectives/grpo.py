@@ -84,10 +84,12 @@ class GrpoModel(Policy):
 def losses(
     likely: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor, settings: Grpo
 ) -> torch.Tensor:
-    """Loss of each token, all arguments [tokens]: the clipped objective, and the unbiased, never negative
-    estimate of the divergence r - log r - 1, r = p_reference / p (Schulman 2020)."""
-    policy = clipped((likely - old).exp(), advantages, settings.clip_range)
+    """Loss of each token, all arguments [tokens]: the clipped objective, and the never negative estimate of the
+    divergence r - log r - 1, r = p_reference / p (Schulman 2020), times the ratio to the model that drew the
+    token, without which the gradient would not be that of the divergence (DeepSeek-AI 2025, DeepSeek-V3.2)."""
+    ratio = (likely - old).exp()
+    policy = clipped(ratio, advantages, settings.clip_range)
     if not settings.beta:
         return policy
     away = reference - likely
-    return policy + settings.beta * (away.exp() - away - 1)
+    return policy + settings.beta * ratio * (away.exp() - away - 1)

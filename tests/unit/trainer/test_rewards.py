@@ -1,0 +1,36 @@
+"""Rules that reward answers."""
+
+import pytest
+
+from kubetune.api.reinforcement import RewardFunction
+from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.rewards.functions import FUNCTIONS, judge_of
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "right", "reward"),
+    [
+        ("exact-match", " 42\n", "42", 1),
+        ("exact-match", "it is 42", "42", 0),
+        ("contains", "it is 42.", "42", 1),
+        ("contains", "it is 4", "42", 0),
+        ("number", "2 and 40 make 42.", "#### 42", 1),
+        ("number", "1,042.50 in all", "1042.5", 1),
+        ("number", "-3", "3", 0),
+        ("number", "none", "3", 0),
+        ("number", "none", "nothing", 0),
+        ("json", '{"a": [1, 2]}', "", 1),
+        ("json", "{'a': 1}", "", 0),
+        ("json", "[" * 100_000, "", 0),
+    ],
+)
+def test_functions(name, said, right, reward):
+    assert FUNCTIONS[name](said, right) == reward
+
+
+def test_the_sum_is_weighted():
+    judge = judge_of(
+        [RewardFunction(name="exact-match", weight=2), RewardFunction(name="contains", weight=0.5)]
+    )
+    prompts = [Prompt("?", "yes")] * 3
+    assert judge(prompts, ["yes", "yes, sure", "no"]) == [2.5, 0.5, 0]
