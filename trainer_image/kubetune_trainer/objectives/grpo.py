@@ -84,9 +84,9 @@ class GrpoModel(Policy):
 def losses(
     likely: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor, settings: Grpo
 ) -> torch.Tensor:
-    """Loss of each token, all arguments [tokens]: the clipped objective, and an estimate of the divergence that
-    is never negative, r - log r - 1 with r = p_reference / p (Schulman 2020), times the ratio to the model that
-    drew the token, without which the gradient would not be the divergence's (DeepSeek-AI 2025,
+    """Loss of each token, all arguments [tokens]: the clipped objective, and an estimate of the divergence
+    that is never negative, r - log r - 1 with r = p_reference / p (Schulman 2020), times the ratio to the
+    model that drew the token, without which the gradient would not be the divergence's (DeepSeek-AI 2025,
     DeepSeek-V3.2)."""
     ratio = (likely - old).exp()
     policy = clipped(ratio, advantages, settings.clip_range)
