@@ -146,7 +146,7 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
 
 def test_the_stages_of_reinforcement_learning_run_in_their_order(world: World) -> None:
     ppo(world, "ppo", judge="judge", base=BASE, adapter=ref("sft"))
-    world.finetune("judge", "succeed", base=BASE, adapter=ref("sft"), stage="reward", data=data("preference"))
+    world.finetune("judge", "succeed", base=BASE, stage="reward", data=data("preference"))
     waits = world.until_condition("ppo", "DependenciesReady", "JobNotFound", "FineTuneJob")
     assert "PretrainJob base does not exist" in waits["message"]
     world.finetune("sft", "succeed", base=BASE)
@@ -187,7 +187,7 @@ def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
     world.until_phase("judged", "Succeeded", "FineTuneJob", seconds=60)
 
     ppo(world, "hen", judge="egg", base=BASE)
-    world.finetune("egg", base=BASE, stage="reward", adapter=ref("hen"), data=data("preference"))
+    world.finetune("egg", base=ref("hen"), stage="reward", data=data("preference"))
     circle = world.until_condition("hen", "DependenciesReady", "DependencyCycle", "FineTuneJob")
     assert "hen -> egg -> hen wait for each other" in circle["message"]
 
