@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kubetune.api.exitcodes import EXIT_CODES, Reason, outcome
+from kubetune.api.reinforcement import Ppo, Rollout
 from tests.fixtures.operator import eventually
 from tests.fixtures.world import World
 
@@ -117,9 +118,6 @@ def test_a_base_that_cannot_be_used_is_said_and_its_successor_is_taken(world: Wo
 
 
 def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
-    def ref(name: str) -> Any:
-        return {"jobRef": {"kind": "FineTuneJob", "name": name}}
-
     world.finetune("third", "succeed", base=BASE, adapter=ref("second"))
     world.finetune("second", "succeed", base=BASE, adapter=ref("third"))
     world.pretrain("base", "succeed")
@@ -144,6 +142,66 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     world.finetune("strange", base=ref("whole"), adapter=ref("second"))
     refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob")
     assert "FineTuneJob second was trained on base sha256:" in refused["message"]
+
+
+def test_the_stages_of_reinforcement_learning_run_in_their_order(world: World) -> None:
+    ppo(world, "ppo", judge="judge", base=BASE, adapter=ref("sft"))
+    world.finetune("judge", "succeed", base=BASE, stage="reward", data=data("preference"))
+    waits = world.until_condition("ppo", "DependenciesReady", "JobNotFound", "FineTuneJob")
+    assert "PretrainJob base does not exist" in waits["message"]
+    world.finetune("sft", "succeed", base=BASE)
+    world.pretrain("base", "succeed")
+    world.until_phase("ppo", "Succeeded", "FineTuneJob", seconds=60)
+    told = world.condition("ppo", "DependenciesReady", "FineTuneJob")["message"]
+    assert told == "PretrainJob base, FineTuneJob sft and FineTuneJob judge are Complete"
+    run = world.node.run_spec(world.pod("ppo", "FineTuneJob", phase="Succeeded"))
+    artifact = world.status("judge", "FineTuneJob")["artifact"]
+    assert run.reward is not None
+    assert run.reward.model is not None
+    assert (run.reward.model.uri, run.reward.model.digest) == (artifact["uri"], artifact["digest"])
+    assert (run.rollout, run.ppo, run.grpo, run.data.packing) == (Rollout(), Ppo(), None, False)
+
+
+def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
+    world.pretrain("base", "succeed")
+    world.finetune("sft", "run", base=BASE)
+    # Its stage tells already: nobody waits for it in vain.
+    ppo(world, "unjudged", judge="sft", base=BASE)
+    refused = world.until_condition("unjudged", "DependenciesReady", "NotARewardModel", "FineTuneJob")
+    assert refused["message"] == "FineTuneJob sft is of stage sft: name a job of stage reward"
+    world.finetune("judge", "succeed", base=BASE, stage="reward", data=data("preference"))
+    world.finetune("headed", base=BASE, adapter=ref("judge"))
+    refused = world.until_condition("headed", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
+    assert "FineTuneJob judge is of stage reward" in refused["message"]
+
+    world.finetune("whole", "succeed", base=BASE, method="full")
+    ppo(world, "strange", judge="judge", base=ref("whole"))
+    refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob", seconds=60)
+    assert "FineTuneJob judge was trained on base sha256:" in refused["message"]
+    assert refused["message"].endswith("apply it with that base or another reward.model")
+    # One with all its weights needs no base.
+    world.finetune(
+        "whole-judge", "succeed", base=ref("whole"), method="full", stage="reward", data=data("preference")
+    )
+    ppo(world, "judged", judge="whole-judge", base=BASE)
+    world.until_phase("judged", "Succeeded", "FineTuneJob", seconds=60)
+
+    ppo(world, "hen", judge="egg", base=BASE)
+    world.finetune("egg", base=ref("hen"), stage="reward", data=data("preference"))
+    circle = world.until_condition("hen", "DependenciesReady", "DependencyCycle", "FineTuneJob")
+    assert "hen -> egg -> hen wait for each other" in circle["message"]
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"jobRef": {"kind": "FineTuneJob", "name": name}}
+
+
+def data(form: str) -> dict[str, Any]:
+    return {"sources": [{"name": "a", "uri": "pvc://models/a.jsonl", "format": form}]}
+
+
+def ppo(world: World, name: str, *, judge: str, **spec: Any) -> None:
+    world.finetune(name, "succeed", stage="ppo", reward={"model": ref(judge)}, data=data("prompts"), **spec)
 
 
 @pytest.fixture(scope="module")

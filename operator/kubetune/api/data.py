@@ -13,7 +13,7 @@ Format = Literal[
     "classification", "prompts",
 ]  # fmt: skip
 Metric = Literal[
-    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1", "reward", "kl"
+    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1", "reward", "kl",
 ]  # fmt: skip
 
 _SOME_WEIGHT = Check(
@@ -83,8 +83,8 @@ class FineTuneSource(Block):
     system?}; prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all
     strings, or lists of messages of which chosen and rejected hold one of the assistant; classification
     {text, text_pair?, label}, the label a string or an integer; prompts {prompt, answer?}, the prompt a
-    string or a list of messages, the answer a string that reward functions compare with. alpaca, dolly, flan, messages and sharegpt go
-    through the chat template."""
+    string or a list of messages, the answer a string that reward functions compare with. alpaca, dolly, flan,
+    messages and sharegpt go through the chat template."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
     once."""
@@ -102,8 +102,8 @@ class FineTuneData(Block):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest example in tokens; longer ones are cut and counted."""
     packing: bool = True
-    """Put several short examples into one sequence, isolated from each other. Pairs of format preference and
-    texts of format classification are never packed."""
+    """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
+    texts of format classification and prompts are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[

@@ -9,6 +9,7 @@ from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
 from kubetune.api.reinforcement import Grpo, Ppo, Reward, Rollout
 from kubetune.api.source import AdapterStart, BaseSource
+from kubetune.api.stages import STAGE_RULES
 from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
 
 
@@ -61,14 +62,6 @@ class Classification(Block):
     trained on, so that every class has the same weight however rare it is."""
 
 
-_CLASSIFIES = "self.stage == 'classification'"
-_CLASSES_MESSAGE = (
-    "format classification goes with stage: classification and no other does: change one of them"
-)
-_PREFERS = "self.stage in ['dpo', 'reward']"
-_PAIRS_MESSAGE = "format preference goes with stages dpo and reward, and no other does: change one of them"
-
-
 class FineTuneJobSpec(Lifecycle):
     """What to adapt, to what, and where to put it. That is immutable: a new run is a new object. suspend,
     backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
@@ -76,8 +69,9 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "reward", "rollout", "ppo", "grpo",
-                "classification", "data", "evaluation", "training", "checkpoint", "output", kind="FineTuneJob",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "reward", "rollout",
+                "ppo", "grpo", "classification", "data", "evaluation", "training", "checkpoint", "output",
+                kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
             cel(
@@ -100,73 +94,7 @@ class FineTuneJobSpec(Lifecycle):
                 "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
                 field_path=".lora",
             ),
-            cel(
-                "!has(self.dpo) || self.stage == 'dpo'",
-                "dpo goes with stage: dpo: remove it or change stage",
-                field_path=".dpo",
-            ),
-            cel(
-                f"self.data.sources.all(s, (s.format == 'preference') == ({_PREFERS}))",
-                _PAIRS_MESSAGE,
-                field_path=".data.sources",
-            ),
-            cel(
-                f"self.data.sources.all(s, (s.format == 'classification') == ({_CLASSIFIES}))",
-                _CLASSES_MESSAGE,
-                field_path=".data.sources",
-            ),
-            cel(
-                "!has(self.evaluation) || !has(self.evaluation.data)"
-                f" || (self.evaluation.data.format == 'preference') == ({_PREFERS})",
-                _PAIRS_MESSAGE,
-                field_path=".evaluation.data.format",
-            ),
-            cel(
-                "!has(self.evaluation) || !has(self.evaluation.data)"
-                f" || (self.evaluation.data.format == 'classification') == ({_CLASSIFIES})",
-                _CLASSES_MESSAGE,
-                field_path=".evaluation.data.format",
-            ),
-            cel(
-                "!has(self.evaluation) || !has(self.evaluation.metrics) || self.evaluation.metrics.all(m, "
-                f"m == 'loss' || m in ({_PREFERS} ? ['accuracy', 'reward-margin'] : {_CLASSIFIES} ? "
-                "['accuracy', 'f1'] : ['perplexity', 'token-accuracy', 'exact-match']))",
-                "beside loss, stages dpo and reward are measured by accuracy and reward-margin, "
-                "classification by accuracy and f1, sft by perplexity, token-accuracy and "
-                "exact-match: choose of these",
-                field_path=".evaluation.metrics",
-            ),
-            cel(
-                "self.stage != 'reward' || !has(self.evaluation) || !has(self.evaluation.samplePrompts)"
-                " || self.evaluation.samplePrompts.size() == 0",
-                "a reward model answers nothing: remove samplePrompts",
-                field_path=".evaluation.samplePrompts",
-            ),
-            cel(
-                f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_PREFERS})",
-                "only answers are compared: remove promptLoss",
-                field_path=".data.promptLoss",
-            ),
-            cel(
-                f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_CLASSIFIES})",
-                "there are no prompts in stage classification: remove promptLoss",
-                field_path=".data.promptLoss",
-            ),
-            cel(
-                f"self.method != 'qlora' || !({_CLASSIFIES})",
-                "stage classification goes with methods lora and full: choose one of them",
-                field_path=".method",
-            ),
-            cel(
-                f"!has(self.classification) || {_CLASSIFIES}",
-                "classification goes with stage: classification: remove it or change stage",
-                field_path=".classification",
-            ),
-            cel(
-                f"!has(self.data.labels) || {_CLASSIFIES}",
-                "labels go with stage: classification: remove them or change stage",
-                field_path=".data.labels",
-            ),
+            *STAGE_RULES,
         )
     )  # fmt: skip
 
@@ -179,7 +107,8 @@ class FineTuneJobSpec(Lifecycle):
     """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
     reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers;
     ppo and grpo: the model answers prompts and learns from the rewards of its answers, by proximal policy
-    optimisation or by comparing several answers to one prompt; classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
+    optimisation or by comparing several answers to one prompt; classification: a head on the base, an encoder
+    or a causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None

@@ -68,8 +68,8 @@ class Ppo(Block):
     kl_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.05
     """What a token costs per nat that it is likelier than by the reference, the model at the start."""
     kl_target: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Where set, klCoefficient is adapted so that an answer's divergence from the reference, in nats, comes to
-    this (Ziegler et al. 2019, section 2.2)."""
+    """Where set, klCoefficient is adapted so that an answer's divergence from the reference, in nats, comes
+    to this (Ziegler et al. 2019, section 2.2)."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95

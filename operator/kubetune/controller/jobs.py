@@ -194,7 +194,7 @@ async def _resolved(
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
     start, dependencies = await find_start(client, namespace, resource["metadata"]["name"], spec)
     # Without a base, what is known already is looked at all the same.
-    run = run_spec(resource, spec, start.base or RunModel(), start.adapter)
+    run = run_spec(resource, spec, start.base or RunModel(), start.adapter, start.reward)
     return run, run.canonical(), dependencies
 
 

@@ -1,21 +1,26 @@
-"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs of base model and adapter."""
+"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs of base, adapter and reward
+model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import FineTuneJobSpec
 from kubetune.api.progress import ArtifactStatus
 from kubetune.api.runspec import RunAdapter, RunModel
-from kubetune.api.source import AdapterStart, BaseSource, JobRef, SecretRef
+from kubetune.api.source import AdapterStart, BaseSource, JobRef, RewardModel, SecretRef
+from kubetune.api.stages import WITH_HEAD
 from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
-from kubetune.desired.runspec import JobSpec, base_model, former_adapter
+from kubetune.desired.runspec import JobSpec, base_model, former_adapter, reward_model
+from kubetune.desired.starts import starts
 from kubetune.desired.volumes import Location
 from kubetune.status.conditions import find, is_true
 from kubetune.status.job import Need
 
+Source = BaseSource | AdapterStart | RewardModel
 NOTHING_NEEDED = Need(True, "NoDependencies")
 FOUND = Need(True, "Found")
 NOT_CHECKED = Need(None, "NotChecked")
@@ -29,44 +34,58 @@ class Start:
 
     base: RunModel | None = None
     adapter: RunAdapter | None = None
+    reward: RunAdapter | None = None
+    """The model that rewards its answers."""
 
 
 async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
     """What a job of a name starts from, once all of it is there."""
     if not isinstance(spec, FineTuneJobSpec):
         return Start(), NOTHING_NEEDED
+    refs = _refs(spec.wire())
+    sources: dict[str, Source | None] = {
+        "baseModel": spec.base_model,
+        "adapter": spec.adapter,
+        "reward.model": spec.reward.model if spec.reward else None,
+    }
     try:
-        model, needs_base = await _artifact(client, namespace, spec.base_model, "full")
-        adapter, needs_adapter = await _artifact(client, namespace, spec.adapter, "lora")
-        need = needs_adapter if needs_base.met else needs_base
-        if not need.met and (circle := await _circle(client, namespace, name, _refs(spec))):
+        looked = {f: await _look(client, namespace, f, source) for f, source in sources.items() if source}
+        unmet = next((need for need in looked.values() if isinstance(need, Need)), None)
+        if unmet and (circle := await _circle(client, namespace, name, refs)):
             return Start(), Need(
                 False,
                 "DependencyCycle",
-                f"FineTuneJobs {circle} wait for each other: delete one and apply it with another baseModel "
-                "or adapter",
+                f"FineTuneJobs {circle} wait for each other: delete one and apply it with another baseModel, "
+                "adapter or reward.model",
             )
     except ApiError as error:
         return Start(), _unknown(error)
+    found = {field: folder for field, folder in looked.items() if isinstance(folder, _Found)}
+    base, adapter, reward = (found.get(field) for field in sources)
     start = Start(
-        base_model(*model.place) if model else None, former_adapter(*adapter.place) if adapter else None
+        base_model(*base.place) if base else None,
+        former_adapter(*adapter.place) if adapter else None,
+        reward_model(*reward.place) if reward else None,
     )
-    if not need.met:
-        return start, need
-    if adapter and model and not adapter.belongs_to(model):
-        return start, Need(
-            False,
-            "WrongBase",
-            f"{_named(spec.adapter)} was trained on base {adapter.base_digest}, not on {model.digest}: "
-            "delete this job and apply it with that base or another adapter",
-        )
-    return start, _complete(_refs(spec))
+    if unmet:
+        return start, unmet
+    for field, folder in found.items():
+        if base and not folder.belongs_to(base):
+            return start, Need(
+                False,
+                "WrongBase",
+                f"{folder.name} was trained on base {folder.base_digest}, not on {base.digest}: "
+                f"delete this job and apply it with that base or another {field}",
+            )
+    return start, _complete(refs)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A folder that a job starts from."""
+    """A folder with weights that a job needs."""
 
+    name: str
+    """What it is called in messages."""
     uri: str
     digest: str | None
     secret_ref: SecretRef | None = None
@@ -77,88 +96,99 @@ class _Found:
     def place(self) -> tuple[str, str | None, SecretRef | None]:
         return self.uri, self.digest, self.secret_ref
 
-    def belongs_to(self, model: "_Found") -> bool:
+    def belongs_to(self, base: "_Found") -> bool:
         """Whether an adapter may be one of a base; the trainer looks at the files."""
-        return None in (self.base_digest, model.digest) or self.base_digest == model.digest
+        return None in (self.base_digest, base.digest) or self.base_digest == base.digest
 
 
-_WRONG_FORMAT = {
-    "full": ("NotFullWeights", "produced a lora adapter: name a job with full weights"),
-    "lora": ("NotAnAdapter", "produced full weights: name it as baseModel, or name a job with method: lora"),
-}
-
-
-async def _artifact(
-    client: Client, namespace: str, source: BaseSource | AdapterStart | None, form: str
-) -> tuple[_Found | None, Need]:
-    """What a source means, once it is there. Folders are looked for by the trainer."""
-    if source is None:
-        return None, NOTHING_NEEDED
-    if source.job_ref is None:
-        return _Found(source.uri or "", source.digest, source.secret_ref), NOTHING_NEEDED
-    artifact, need = await _artifact_of(client, namespace, source.job_ref)
-    if artifact is None:
-        return None, need
-    if artifact.format != form:
-        reason, why = _WRONG_FORMAT[form]
-        return None, Need(False, reason, f"{_named(source)} {why}")
-    return _Found(artifact.uri, artifact.digest, None, artifact.base_model_digest), need
-
-
-async def _artifact_of(client: Client, namespace: str, ref: JobRef) -> tuple[ArtifactStatus | None, Need]:
+async def _look(client: Client, namespace: str, field: str, source: Source) -> _Found | Need:
+    """What a source means, or what it waits for. Folders are looked for by the trainer."""
+    ref = source.job_ref
+    if ref is None:
+        return _Found(source.uri or "", source.uri or "", source.digest, source.secret_ref)
     name = f"{ref.kind} {ref.name}"
     job = await client.find(ref.kind, namespace, ref.name)
     if job is None:
-        return None, Need(
+        return Need(
             False, "JobNotFound", f"{name} does not exist: apply it, and this job starts once it is Complete"
         )
+    if wrong := _wrong_stage(name, field, job["spec"].get("stage", "pretrain")):
+        return wrong
+    artifact = _artifact(name, job)
+    if isinstance(artifact, Need):
+        return artifact
+    if wrong := _wrong_format(name, field, artifact.format):
+        return wrong
+    base_digest = artifact.base_model_digest if artifact.format == "lora" else None
+    return _Found(name, artifact.uri, artifact.digest, base_digest=base_digest)
+
+
+def _wrong_stage(name: str, field: str, stage: str) -> Need | None:
+    """Why a job of a stage never makes what a field asks for; that is known before it is done."""
+    if field == "reward.model" and stage != "reward":
+        return Need(False, "NotARewardModel", f"{name} is of stage {stage}: name a job of stage reward")
+    if field == "adapter" and stage in WITH_HEAD:
+        return Need(
+            False,
+            "NotAnAdapter",
+            f"{name} is of stage {stage}, so that a head goes with its adapter: name a job that tunes a "
+            "language model",
+        )
+    return None
+
+
+def _wrong_format(name: str, field: str, format: str) -> Need | None:
+    """Why weights of a format are not what a field asks for."""
+    if field == "baseModel" and format != "full":
+        return Need(False, "NotFullWeights", f"{name} produced a lora adapter: name a job with full weights")
+    if field == "adapter" and format != "lora":
+        return Need(
+            False,
+            "NotAnAdapter",
+            f"{name} produced full weights: name it as baseModel, or name a job with method: lora",
+        )
+    return None
+
+
+def _artifact(name: str, job: Object) -> ArtifactStatus | Need:
+    """What a job has made, or why there is nothing yet."""
     status = JobStatus.model_validate(job.get("status", {}), extra="ignore")
     if is_true(status.conditions, "Failed"):
         cause = status.failure.message if status.failure else Reason.INTERNAL_ERROR.value
-        return None, Need(
+        return Need(
             False,
             "JobFailed",
             f"{name} failed ({cause}): delete it and apply a corrected one under the same name",
         )
     if not is_true(status.conditions, "Complete") or status.artifact is None:
         if "deletionTimestamp" in job["metadata"]:
-            return None, Need(
+            return Need(
                 False, "JobNotFound", f"{name} is being deleted: apply it again, and this job waits for that"
             )
         waits = find(status.conditions, "DependenciesReady")
         why = f" ({waits.message})" if waits and waits.status == "False" else ""
-        return None, Need(
+        return Need(
             False, "JobNotComplete", f"{name} is {status.phase}{why}; this job starts once it is Complete"
         )
-    return status.artifact, Need(True, "JobComplete")
+    return status.artifact
 
 
 def run_has_start(resource: Object) -> Need:
     """What `find_start` said when a run began. It is not asked again: the jobs may be gone by now."""
-    return _complete(_refs_of(resource))
+    return _complete(_refs(resource["spec"]))
 
 
-def _refs(spec: FineTuneJobSpec) -> list[JobRef]:
-    return [s.job_ref for s in (spec.base_model, spec.adapter) if s and s.job_ref]
-
-
-def _refs_of(resource: Object) -> list[JobRef]:
+def _refs(spec: Mapping[str, Any]) -> list[JobRef]:
     """The jobs that a job starts from."""
-    sources = (resource["spec"].get(field) or {} for field in ("baseModel", "adapter"))
-    return [JobRef.model_validate(s["jobRef"]) for s in sources if "jobRef" in s]
-
-
-def _named(source: BaseSource | AdapterStart | None) -> str:
-    if source and source.job_ref:
-        return f"{source.job_ref.kind} {source.job_ref.name}"
-    return f"{source.uri}" if source else ""
+    return [JobRef.model_validate(source["jobRef"]) for source in starts(spec).values() if "jobRef" in source]
 
 
 def _complete(refs: Sequence[JobRef]) -> Need:
     if not refs:
         return NOTHING_NEEDED
-    names = " and ".join(f"{ref.kind} {ref.name}" for ref in refs)
-    return Need(True, "JobComplete", f"{names} {'is' if len(refs) == 1 else 'are'} Complete")
+    *some, last = (f"{ref.kind} {ref.name}" for ref in refs)
+    names = f"{', '.join(some)} and {last} are" if some else f"{last} is"
+    return Need(True, "JobComplete", f"{names} Complete")
 
 
 async def _circle(client: Client, namespace: str, name: str, refs: Sequence[JobRef]) -> str | None:
@@ -175,7 +205,7 @@ async def _circle(client: Client, namespace: str, name: str, refs: Sequence[JobR
             continue  # A circle of others: their conditions tell.
         seen.add(ref.name)
         job = await client.find(ref.kind, namespace, ref.name)
-        ahead += [([*path, ref.name], further) for further in (_refs_of(job) if job else [])]
+        ahead += [([*path, ref.name], further) for further in (_refs(job["spec"]) if job else [])]
     return None
 
 

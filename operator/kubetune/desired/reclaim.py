@@ -8,6 +8,7 @@ from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
 from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
 from kubetune.desired.job import Settings
 from kubetune.desired.runspec import output
+from kubetune.desired.starts import starts
 from kubetune.desired.volumes import locate, mounts
 
 BACKOFF_LIMIT = 2
@@ -91,8 +92,11 @@ def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool
 def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
     over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
     itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
-    starts = [job["spec"]["baseModel"], job["spec"].get("adapter") or {}]
-    return not over and not itself and any(_names(s, resource, default="PretrainJob") for s in starts)
+    return (
+        not over
+        and not itself
+        and any(_names(start, resource, default="PretrainJob") for start in starts(job["spec"]).values())
+    )
 
 
 def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:

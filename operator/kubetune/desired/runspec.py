@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
 from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, FineTuneJobSpec, Lora, Quantization
 from kubetune.api.pretrainjob import Mlm, PretrainJobSpec
+from kubetune.api.reinforcement import Grpo, Ppo, Rollout
 from kubetune.api.runspec import (
     CACHE_ROOT,
     SECRET_ROOT,
@@ -15,17 +16,19 @@ from kubetune.api.runspec import (
     RunData,
     RunModel,
     RunOutput,
+    RunReward,
     RunSecret,
     RunSource,
     RunSpec,
 )
 from kubetune.api.source import SecretRef
+from kubetune.api.stages import CLASSES, PAIRS, REWARDED
 from kubetune.api.training import Compute
 from kubetune.api.uris import inner_path, is_remote
 from kubetune.desired.volumes import locate
 
-UNPACKED = ("dpo", "reward", "classification")
-"""Stages that look at pairs of answers, or at texts, each by itself."""
+UNPACKED = (*PAIRS, *REWARDED, *CLASSES)
+"""Stages that look at pairs of answers, at prompts or at texts, each by itself."""
 JobSpec = PretrainJobSpec | FineTuneJobSpec
 S = TypeVar("S", MixtureSource, FineTuneSource)
 
@@ -42,7 +45,11 @@ def parse_spec(resource: Mapping[str, Any]) -> JobSpec:
 
 
 def run_spec(
-    resource: Mapping[str, Any], spec: JobSpec, base: RunModel | None, adapter: RunAdapter | None = None
+    resource: Mapping[str, Any],
+    spec: JobSpec,
+    base: RunModel | None,
+    adapter: RunAdapter | None = None,
+    reward: RunAdapter | None = None,
 ) -> RunSpec:
     """The run spec of a job.
 
@@ -51,6 +58,7 @@ def run_spec(
         spec: its spec.
         base: the resolved base model of a FineTuneJob.
         adapter: the resolved adapter that it starts from, if it does.
+        reward: the resolved model that rewards its answers, if one does.
     """
     if isinstance(spec, PretrainJobSpec):
         masked = spec.objective == "mlm"
@@ -81,7 +89,7 @@ def run_spec(
     measured = spec.evaluation.data
     classifies = spec.stage == "classification"
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
-    read += [adapter.uri] if adapter else []
+    read += [folder.uri for folder in (adapter, reward) if folder]
     return RunSpec(
         job=identity(resource),
         stage=spec.stage,
@@ -90,6 +98,10 @@ def run_spec(
         adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
         dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,
+        reward=RunReward(model=reward, functions=spec.reward.functions) if spec.reward else None,
+        rollout=(spec.rollout or Rollout()) if spec.stage in REWARDED else None,
+        ppo=(spec.ppo or Ppo()) if spec.stage == "ppo" else None,
+        grpo=(spec.grpo or Grpo()) if spec.stage == "grpo" else None,
         classification=(spec.classification or Classification()) if classifies else None,
         model=base,
         data=RunData(
@@ -177,7 +189,16 @@ def base_model(uri: str, digest: str | None, secret_ref: SecretRef | None = None
 
 def former_adapter(uri: str, digest: str | None, secret_ref: SecretRef | None = None) -> RunAdapter:
     """An adapter that lies in a folder."""
-    path, root = _in_pod(uri, "adapter")
+    return _folder("adapter", uri, digest, secret_ref)
+
+
+def reward_model(uri: str, digest: str | None, secret_ref: SecretRef | None = None) -> RunAdapter:
+    """A reward model that lies in a folder."""
+    return _folder("reward", uri, digest, secret_ref)
+
+
+def _folder(link: str, uri: str, digest: str | None, secret_ref: SecretRef | None) -> RunAdapter:
+    path, root = _in_pod(uri, link)
     return RunAdapter(uri=uri, path=path, root=root, secret=_secret(secret_ref), digest=digest)
 
 
@@ -203,26 +224,26 @@ def _secret(ref: SecretRef | None) -> RunSecret | None:
     return RunSecret(name=ref.name, path=f"{SECRET_ROOT}/{ref.name}") if ref else None
 
 
+def _folders(spec: RunSpec) -> list[RunModel | RunAdapter]:
+    """The folders with weights that a run starts from."""
+    reward = spec.reward.model if spec.reward else None
+    return [spec.model, *(folder for folder in (spec.adapter, reward) if folder)]
+
+
+def _sources(spec: RunSpec) -> list[RunSource]:
+    """All data of a run."""
+    return [*spec.data.sources, *([spec.evaluation_source] if spec.evaluation_source else [])]
+
+
 def uris(spec: RunSpec) -> list[str]:
     """Every URI of a volume that a run touches."""
-    found = [spec.output.uri, *(s.uri for s in spec.data.sources)]
-    if spec.model.uri:
-        found.append(spec.model.uri)
-    if spec.adapter:
-        found.append(spec.adapter.uri)
-    if spec.evaluation_source:
-        found.append(spec.evaluation_source.uri)
-    if spec.cache and spec.cache.uri:
-        found.append(spec.cache.uri)
-    return [uri for uri in found if not is_remote(uri)]
+    read = [part.uri for part in (*_folders(spec), *_sources(spec)) if part.uri]
+    kept = [spec.cache.uri] if spec.cache and spec.cache.uri else []
+    return [uri for uri in (spec.output.uri, *read, *kept) if not is_remote(uri)]
 
 
 def secrets(spec: RunSpec) -> list[RunSecret]:
     """The Secrets that a run reads, each once."""
-    read = [*(source.secret for source in spec.data.sources), spec.model.secret]
-    if spec.adapter:
-        read.append(spec.adapter.secret)
-    if spec.evaluation_source:
-        read.append(spec.evaluation_source.secret)
+    read = (part.secret for part in (*_folders(spec), *_sources(spec)))
     found = {secret.name: secret for secret in read if secret}
     return [found[name] for name in sorted(found)]

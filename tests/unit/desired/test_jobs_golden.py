@@ -8,10 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from kubetune.api.kinds import NAME_LENGTH
-from kubetune.api.source import AdapterStart, BaseSource
+from kubetune.api.source import AdapterStart, BaseSource, RewardModel
 from kubetune.api.status import JobStatus
 from kubetune.desired.job import Settings, Turn, config_map, config_map_of, job, job_name
-from kubetune.desired.runspec import base_model, former_adapter, parse_spec, run_spec
+from kubetune.desired.runspec import base_model, former_adapter, parse_spec, reward_model, run_spec
 from tests.fixtures.golden import Golden, as_yaml
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "jobs"
@@ -78,7 +78,11 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if "adapter" in resource["spec"]:
         start = AdapterStart.model_validate(resource["spec"]["adapter"])
         adapter = former_adapter(start.uri or "", start.digest, start.secret_ref)
-    run = run_spec(resource, parse_spec(resource), base, adapter)
+    reward = None
+    if judge := resource["spec"].get("reward", {}).get("model"):
+        model = RewardModel.model_validate(judge)
+        reward = reward_model(model.uri or "", model.digest, model.secret_ref)
+    run = run_spec(resource, parse_spec(resource), base, adapter, reward)
     described = config_map(resource, run.canonical(), SETTINGS)
     name = described["metadata"]["name"]
     return [described, job(resource, run, name, turn, SETTINGS)]

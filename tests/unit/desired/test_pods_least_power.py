@@ -13,6 +13,7 @@ PODS = pods()
 TRAINING = {name for name in PODS if name.startswith("jobs/")}
 WITH_SECRETS = {
     "jobs/finetune-adapter.out.yaml",
+    "jobs/finetune-ppo.out.yaml",
     "jobs/finetune-remote.out.yaml",
     "jobs/pretrain-remote.out.yaml",
 }

@@ -35,12 +35,18 @@ def adapted(adapter: dict[str, Any]) -> dict[str, Any]:
     return job | {"spec": job["spec"] | {"adapter": adapter}}
 
 
+def judged(reward_model: dict[str, Any]) -> dict[str, Any]:
+    job = tuned(ref("other"))
+    return job | {"spec": job["spec"] | {"reward": {"model": reward_model}}}
+
+
 def ref(name: str, kind: str = "PretrainJob") -> dict[str, Any]:
     return {"jobRef": {"kind": kind, "name": name}}
 
 
 ELSEWHERE = {"uri": "pvc://models/base-123456789/artifact"}
 SERVED = {"uri": f"{FOLDER}/artifact"}
+RULED = {"baseModel": ref("other"), "reward": {"functions": [{"name": "json"}]}}
 SERVES, STARTS = "AdapterSet s serves it", "FineTuneJob t starts from it"
 TABLE: dict[str, tuple[list[Any], list[Any], list[str]]] = {
     "nobody": ([], [], []),
@@ -58,6 +64,9 @@ TABLE: dict[str, tuple[list[Any], list[Any], list[str]]] = {
     "was tuned": ([], [tuned(ref("base"), "Succeeded"), tuned(ref("base"), "Failed")], []),
     "its adapter goes on": ([], [adapted(SERVED)], [STARTS]),
     "another adapter goes on": ([], [adapted(ref("other", "FineTuneJob"))], []),
+    "it rewards answers": ([], [judged(SERVED)], [STARTS]),
+    "another one rewards answers": ([], [judged(ref("other", "FineTuneJob"))], []),
+    "rules reward answers": ([], [tuned(ref("other")) | {"spec": RULED}], []),
     "both": ([adapter_set(ref("base"))], [tuned(ref("base"))], [SERVES, STARTS]),
 }
 
@@ -65,6 +74,11 @@ TABLE: dict[str, tuple[list[Any], list[Any], list[str]]] = {
 @pytest.mark.parametrize(("sets", "jobs", "expected"), TABLE.values(), ids=TABLE)
 def test_users(sets: list[Any], jobs: list[Any], expected: list[str]):
     assert users(BASE, sets, jobs) == expected
+
+
+def test_a_reward_model_by_name_is_kept():
+    judge = {**BASE, "kind": "FineTuneJob"}
+    assert users(judge, [], [judged(ref("base", "FineTuneJob"))]) == [STARTS]
 
 
 def test_a_job_that_made_nothing_is_waited_for_by_nobody():

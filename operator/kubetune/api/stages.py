@@ -1,0 +1,138 @@
+"""What goes with which stage of a FineTuneJob: CEL rules of its spec."""
+
+from kubetune.api.meta import cel
+from kubetune.api.reinforcement import Grpo, Rollout
+
+PAIRS = ("dpo", "reward")
+"""Stages that compare two answers."""
+REWARDED = ("ppo", "grpo")
+"""Stages that answer prompts themselves and learn from the rewards of their answers."""
+CLASSES = ("classification",)
+"""Stages that tell classes of text apart."""
+WITH_HEAD = ("reward", *CLASSES)
+"""Stages whose result has a head of its own instead of the language model's: an adapter holds it, too."""
+
+_METRICS = {
+    PAIRS: ["loss", "accuracy", "reward-margin"],
+    CLASSES: ["loss", "accuracy", "f1"],
+    REWARDED: ["reward", "kl"],
+    ("sft",): ["loss", "perplexity", "token-accuracy", "exact-match"],
+}
+
+
+def _is(stages: tuple[str, ...]) -> str:
+    """CEL: the job is of one of these stages."""
+    return f"self.stage in {[*stages]}"
+
+
+def _words(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _stages(stages: tuple[str, ...]) -> str:
+    return f"stages {_words([*stages])}" if len(stages) > 1 else f"stage: {stages[0]}"
+
+
+def _block(field: str, stages: tuple[str, ...]) -> dict[str, str]:
+    """A block of settings goes with some stages."""
+    return cel(
+        f"!has(self.{field}) || {_is(stages)}",
+        f"{field} goes with {_stages(stages)}: remove it or change stage",
+        field_path=f".{field}",
+    )
+
+
+def _format(name: str, stages: tuple[str, ...]) -> list[dict[str, str]]:
+    """A format goes with some stages, and they with no other."""
+    message = f"format {name} goes with {_stages(stages)} and no other does: change one of them"
+    return [
+        cel(
+            f"self.data.sources.all(s, (s.format == '{name}') == ({_is(stages)}))",
+            message,
+            field_path=".data.sources",
+        ),
+        cel(
+            "!has(self.evaluation) || !has(self.evaluation.data)"
+            f" || (self.evaluation.data.format == '{name}') == ({_is(stages)})",
+            message,
+            field_path=".evaluation.data.format",
+        ),
+    ]
+
+
+def _no_prompt_loss(stages: tuple[str, ...], why: str) -> dict[str, str]:
+    return cel(
+        f"!has(self.data.promptLoss) || !self.data.promptLoss || !({_is(stages)})",
+        f"{why}: remove promptLoss",
+        field_path=".data.promptLoss",
+    )
+
+
+def _metrics() -> dict[str, str]:
+    """Each stage is measured by metrics of its own."""
+    *some, (_, others) = _METRICS.items()
+    cases = "".join(f"{_is(stages)} ? {metrics} : " for stages, metrics in some)
+    told = "; ".join(f"of {_words([*stages])} {_words(metrics)}" for stages, metrics in _METRICS.items())
+    return cel(
+        "!has(self.evaluation) || !has(self.evaluation.metrics)"
+        f" || self.evaluation.metrics.all(m, m in ({cases}{others}))",
+        f"each stage has metrics of its own, {told}: choose of these",
+        field_path=".evaluation.metrics",
+    )
+
+
+STAGE_RULES = (
+    _block("dpo", ("dpo",)),
+    _block("reward", REWARDED),
+    _block("rollout", REWARDED),
+    _block("ppo", ("ppo",)),
+    _block("grpo", ("grpo",)),
+    _block("classification", CLASSES),
+    *_format("preference", PAIRS),
+    *_format("classification", CLASSES),
+    *_format("prompts", REWARDED),
+    _metrics(),
+    _no_prompt_loss(PAIRS, "only answers are compared"),
+    _no_prompt_loss(REWARDED, "only answers are learned from"),
+    _no_prompt_loss(CLASSES, "there are no prompts in stage classification"),
+    cel(
+        "self.stage != 'reward' || !has(self.evaluation) || !has(self.evaluation.samplePrompts)"
+        " || self.evaluation.samplePrompts.size() == 0",
+        "a reward model answers nothing: remove samplePrompts",
+        field_path=".evaluation.samplePrompts",
+    ),
+    cel(
+        f"!has(self.adapter) || !({_is(WITH_HEAD)})",
+        "stages reward and classification put a new head on the base: remove adapter",
+        field_path=".adapter",
+    ),
+    cel(
+        f"has(self.reward) || !({_is(REWARDED)})",
+        "stages ppo and grpo must know which answers are good: set reward.model or reward.functions",
+        field_path=".reward",
+    ),
+    cel(
+        f"!({_is(REWARDED)}) || (has(self.rollout) ? self.rollout.maxNewTokens : {Rollout().max_new_tokens})"
+        " < self.data.sequenceLength",
+        f"answers of up to rollout.maxNewTokens ({Rollout().max_new_tokens} when absent) leave no room for "
+        "prompts: set it lower than data.sequenceLength",
+        field_path=".rollout.maxNewTokens",
+    ),
+    cel(
+        "self.stage != 'grpo' || self.training.globalBatchSize"
+        f" % (has(self.grpo) ? self.grpo.groupSize : {Grpo().group_size}) == 0",
+        f"grpo.groupSize ({Grpo().group_size} when absent) must divide training.globalBatchSize, which "
+        "counts answers: change one of them",
+        field_path=".grpo.groupSize",
+    ),
+    cel(
+        f"self.method != 'qlora' || !({_is(CLASSES)})",
+        "stage classification goes with methods lora and full: choose one of them",
+        field_path=".method",
+    ),
+    cel(
+        f"!has(self.data.labels) || {_is(CLASSES)}",
+        "labels go with stage: classification: remove them or change stage",
+        field_path=".data.labels",
+    ),
+)
