@@ -1,17 +1,17 @@
-"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs of base model and adapter."""
+"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs that it starts from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kubetune.api.exitcodes import Reason
-from kubetune.api.finetunejob import FineTuneJobSpec
+from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.progress import ArtifactStatus
 from kubetune.api.runspec import RunAdapter, RunModel
 from kubetune.api.source import AdapterStart, BaseSource, JobRef, SecretRef
 from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
-from kubetune.desired.runspec import JobSpec, base_model, former_adapter
+from kubetune.desired.runspec import JobSpec, base_model, former_adapter, starts
 from kubetune.desired.volumes import Location
 from kubetune.status.conditions import find, is_true
 from kubetune.status.job import Need
@@ -33,17 +33,17 @@ class Start:
 
 async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
     """What a job of a name starts from, once all of it is there."""
-    if not isinstance(spec, FineTuneJobSpec):
-        return Start(), NOTHING_NEEDED
+    base_source, adapter_source = _sources(spec)
     try:
-        model, needs_base = await _artifact(client, namespace, spec.base_model, "full")
-        adapter, needs_adapter = await _artifact(client, namespace, spec.adapter, "lora")
+        model, needs_base = await _artifact(client, namespace, base_source, "full")
+        adapter, needs_adapter = await _artifact(client, namespace, adapter_source, "lora")
         need = needs_adapter if needs_base.met else needs_base
-        if not need.met and (circle := await _circle(client, namespace, name, _refs(spec))):
+        itself = JobRef(kind="PretrainJob" if isinstance(spec, PretrainJobSpec) else "FineTuneJob", name=name)
+        if not need.met and (circle := await _circle(client, namespace, itself, _refs(spec))):
             return Start(), Need(
                 False,
                 "DependencyCycle",
-                f"FineTuneJobs {circle} wait for each other: delete one and apply it with another baseModel "
+                f"{circle} wait for each other: delete one and apply it with another model.from, baseModel "
                 "or adapter",
             )
     except ApiError as error:
@@ -57,7 +57,7 @@ async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -
         return start, Need(
             False,
             "WrongBase",
-            f"{_named(spec.adapter)} was trained on base {adapter.base_digest}, not on {model.digest}: "
+            f"{_named(adapter_source)} was trained on base {adapter.base_digest}, not on {model.digest}: "
             "delete this job and apply it with that base or another adapter",
         )
     return start, _complete(_refs(spec))
@@ -138,14 +138,20 @@ def run_has_start(resource: Object) -> Need:
     return _complete(_refs_of(resource))
 
 
-def _refs(spec: FineTuneJobSpec) -> list[JobRef]:
-    return [s.job_ref for s in (spec.base_model, spec.adapter) if s and s.job_ref]
+def _sources(spec: JobSpec) -> tuple[BaseSource | None, AdapterStart | None]:
+    """Base and adapter that a job starts from."""
+    if isinstance(spec, PretrainJobSpec):
+        return spec.model.from_, None
+    return spec.base_model, spec.adapter
+
+
+def _refs(spec: JobSpec) -> list[JobRef]:
+    return [source.job_ref for source in _sources(spec) if source and source.job_ref]
 
 
 def _refs_of(resource: Object) -> list[JobRef]:
     """The jobs that a job starts from."""
-    sources = (resource["spec"].get(field) or {} for field in ("baseModel", "adapter"))
-    return [JobRef.model_validate(s["jobRef"]) for s in sources if "jobRef" in s]
+    return [JobRef.model_validate(s["jobRef"]) for s in starts(resource) if "jobRef" in s]
 
 
 def _named(source: BaseSource | AdapterStart | None) -> str:
@@ -161,22 +167,26 @@ def _complete(refs: Sequence[JobRef]) -> Need:
     return Need(True, "JobComplete", f"{names} {'is' if len(refs) == 1 else 'are'} Complete")
 
 
-async def _circle(client: Client, namespace: str, name: str, refs: Sequence[JobRef]) -> str | None:
-    """The jobs between a job and itself, if it starts from what it is the start of."""
-    seen: set[str] = set()
-    ahead = [([name], ref) for ref in refs]
+async def _circle(client: Client, namespace: str, itself: JobRef, refs: Sequence[JobRef]) -> str | None:
+    """The jobs between a job and itself, in words, if it starts from what it is the start of."""
+    seen: list[JobRef] = []
+    ahead = [([itself], ref) for ref in refs]
     while ahead and len(seen) < MOST_LOOKED_AT:
         path, ref = ahead.pop(0)
-        if ref.kind != "FineTuneJob":
-            continue
-        if ref.name == name:
-            return " -> ".join([*path, name])
-        if ref.name in seen:
+        if ref == itself:
+            return _in_words([*path, itself])
+        if ref in seen:
             continue  # A circle of others: their conditions tell.
-        seen.add(ref.name)
+        seen.append(ref)
         job = await client.find(ref.kind, namespace, ref.name)
-        ahead += [([*path, ref.name], further) for further in (_refs_of(job) if job else [])]
+        ahead += [([*path, ref], further) for further in (_refs_of(job) if job else [])]
     return None
+
+
+def _in_words(circle: Sequence[JobRef]) -> str:
+    if len({ref.kind for ref in circle}) > 1:
+        return " -> ".join(f"{ref.kind} {ref.name}" for ref in circle)
+    return f"{circle[0].kind}s {' -> '.join(ref.name for ref in circle)}"
 
 
 async def check_volumes(client: Client, namespace: str, locations: Iterable[Location]) -> Need:

@@ -7,7 +7,7 @@ from typing import Any
 from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
 from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
 from kubetune.desired.job import Settings
-from kubetune.desired.runspec import output
+from kubetune.desired.runspec import output, starts
 from kubetune.desired.volumes import locate, mounts
 
 BACKOFF_LIMIT = 2
@@ -64,18 +64,25 @@ def folder_of(resource: Mapping[str, Any]) -> str:
 
 
 def users(
-    resource: Mapping[str, Any], sets: Iterable[Mapping[str, Any]], jobs: Iterable[Mapping[str, Any]]
+    resource: Mapping[str, Any],
+    sets: Iterable[Mapping[str, Any]],
+    jobs: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> list[str]:
     """Who serves what a training job wrote, or starts from it, in words.
 
     Args:
         resource: the training job.
         sets: AdapterSets of its namespace.
-        jobs: FineTuneJobs of its namespace.
+        jobs: training jobs of its namespace, by their kind.
     """
     return [
         *(f"AdapterSet {s['metadata']['name']} serves it" for s in sets if _serves(s, resource)),
-        *(f"FineTuneJob {j['metadata']['name']} starts from it" for j in jobs if _starts_from(j, resource)),
+        *(
+            f"{kind} {job['metadata']['name']} starts from it"
+            for kind, found in jobs.items()
+            for job in found
+            if _starts_from(job, resource)
+        ),
     ]
 
 
@@ -91,11 +98,10 @@ def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool
 def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
     over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
     itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
-    starts = [job["spec"]["baseModel"], job["spec"].get("adapter") or {}]
-    return not over and not itself and any(_names(s, resource, default="PretrainJob") for s in starts)
+    return not over and not itself and any(_names(s, resource) for s in starts(job))
 
 
-def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:
+def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str = "") -> bool:
     """Whether a source is a job's artifact; one that has made none is not worth waiting for."""
     if _lies_in(source.get("uri"), resource):
         return True

@@ -14,6 +14,7 @@ TRAINING = {name for name in PODS if name.startswith("jobs/")}
 WITH_SECRETS = {
     "jobs/finetune-adapter.out.yaml",
     "jobs/finetune-remote.out.yaml",
+    "jobs/pretrain-from.out.yaml",
     "jobs/pretrain-remote.out.yaml",
 }
 HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}

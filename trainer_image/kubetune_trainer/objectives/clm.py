@@ -27,10 +27,10 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
 
     Raises:
         DataError: see `read_corpus`.
-        InvalidSpec: a PretrainJob without tokenizer settings.
+        InvalidSpec: no pretrain settings; or see `read_corpus`.
     """
-    if spec.tokenizer is None or spec.pretrain is None:
-        raise InvalidSpec("stage pretrain needs tokenizer and pretrain settings")
+    if spec.pretrain is None:
+        raise InvalidSpec("stage pretrain needs pretrain settings")
     corpus = read_corpus(spec, work, stop)
     length = spec.data.sequence_length
     held = [part.tokens for part in corpus.held_out]
