@@ -107,7 +107,16 @@ def mlm_continued(out: Path, corpus: Path, base: Path) -> RunSpec:
     return spec.model_copy(update={"model": run_model(folder), "tokenizer": None})
 
 
+def domain(out: Path, corpus: Path, base: Path) -> RunSpec:
+    web, books = source(corpus / "web.jsonl", name="web"), source(corpus / "books", name="books", root=corpus)
+    return finetune_spec(
+        out, base, web, books, stage="domain", lora=Lora(rank=4, alpha=8, dropout=0.2), length=32,
+        training={"max_steps": LONG}, checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
 KINDS = {
+    "domain": (domain, "adapter_model.safetensors"),
     "continued": (continued, "model.safetensors"),
     "mlm continued": (mlm_continued, "model.safetensors"),
     "mlm": (mlm, "model.safetensors"),

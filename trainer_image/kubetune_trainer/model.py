@@ -236,5 +236,5 @@ def check_isolation(model: PreTrainedModel) -> None:
     if not torch.equal(*logits[:, 3:].nan_to_num()):
         raise InvalidSpec(
             f"documents packed into one sequence would see each other in a {model.config.model_type} model: "
-            "set data.packing to false (FineTuneJob) or choose another model_type (PretrainJob)"
+            "set data.packing to false (stages that learn from examples) or choose another model"
         )

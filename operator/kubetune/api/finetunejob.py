@@ -64,6 +64,8 @@ _CLASSIFIES = "self.stage == 'classification'"
 _CLASSES_MESSAGE = (
     "format classification goes with stage: classification and no other does: change one of them"
 )
+_READS = "self.stage == 'domain'"
+_TEXTS_MESSAGE = "stage domain reads documents, format text: change format or stage"
 _PREFERS = "self.stage in ['dpo', 'reward']"
 _PAIRS_MESSAGE = "format preference goes with stages dpo and reward, and no other does: change one of them"
 
@@ -115,6 +117,27 @@ class FineTuneJobSpec(Lifecycle):
                 field_path=".data.sources",
             ),
             cel(
+                f"!({_READS}) || self.data.sources.all(s, s.format == 'text')",
+                _TEXTS_MESSAGE,
+                field_path=".data.sources",
+            ),
+            cel(
+                f"!({_READS}) || !has(self.evaluation) || !has(self.evaluation.data)"
+                " || self.evaluation.data.format == 'text'",
+                _TEXTS_MESSAGE,
+                field_path=".evaluation.data.format",
+            ),
+            cel(
+                f"!({_READS}) || !has(self.data.packing) || self.data.packing",
+                "stage domain packs documents, isolated: remove packing",
+                field_path=".data.packing",
+            ),
+            cel(
+                f"!({_READS}) || !has(self.data.promptLoss) || !self.data.promptLoss",
+                "documents have no prompts: remove promptLoss",
+                field_path=".data.promptLoss",
+            ),
+            cel(
                 "!has(self.evaluation) || !has(self.evaluation.data)"
                 f" || (self.evaluation.data.format == 'preference') == ({_PREFERS})",
                 _PAIRS_MESSAGE,
@@ -129,10 +152,11 @@ class FineTuneJobSpec(Lifecycle):
             cel(
                 "!has(self.evaluation) || !has(self.evaluation.metrics) || self.evaluation.metrics.all(m, "
                 f"m == 'loss' || m in ({_PREFERS} ? ['accuracy', 'reward-margin'] : {_CLASSIFIES} ? "
-                "['accuracy', 'f1'] : ['perplexity', 'token-accuracy', 'exact-match']))",
+                f"['accuracy', 'f1'] : {_READS} ? ['perplexity', 'token-accuracy'] : "
+                "['perplexity', 'token-accuracy', 'exact-match']))",
                 "beside loss, stages dpo and reward are measured by accuracy and reward-margin, "
-                "classification by accuracy and f1, sft by perplexity, token-accuracy and "
-                "exact-match: choose of these",
+                "classification by accuracy and f1, domain by perplexity and token-accuracy, sft by "
+                "perplexity, token-accuracy and exact-match: choose of these",
                 field_path=".evaluation.metrics",
             ),
             cel(
@@ -174,10 +198,11 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft", "dpo", "reward", "classification"] = "sft"
-    """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
-    reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers;
-    classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
+    stage: Literal["sft", "domain", "dpo", "reward", "classification"] = "sft"
+    """sft: supervised fine-tuning on examples; domain: learn the texts of a field, as in pretraining; dpo:
+    direct preference optimisation on pairs of answers; reward: a head on the base tells, by one number, how
+    good an answer is, learned from pairs of answers; classification: a head on the base, an encoder or a
+    causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None

@@ -32,6 +32,7 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "pretrain": ["loss", "perplexity"],
     "mlm": ["loss", "perplexity"],
     "sft": ["loss", "perplexity"],
+    "domain": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
     "reward": ["accuracy", "reward-margin", "loss"],
     "classification": ["accuracy", "f1", "loss"],
@@ -155,8 +156,8 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "mlm", "sft", "dpo", "reward", "classification"]
-    """What is done; pretrain is objective clm."""
+    stage: Literal["pretrain", "mlm", "sft", "domain", "dpo", "reward", "classification"]
+    """What is done; pretrain is objective clm, and domain the same in a FineTuneJob."""
     model: RunModel
     """What is trained."""
     tokenizer: TokenizerTraining | None = None

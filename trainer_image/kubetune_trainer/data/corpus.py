@@ -16,7 +16,7 @@ from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
 from kubetune_trainer.data.formats import Text
-from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.holdout import kept_out
 from kubetune_trainer.data.rows import Row
 from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
 from kubetune_trainer.errors import DataError, InvalidSpec
@@ -76,15 +76,16 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
     sources = [s for s in spec.data.sources if s.weight > 0]
     scans = [_scan(source, stop) for source in sources]
     hashes = [h for h, _ in scans]
+    own = _scan(spec.evaluation_source, stop)[0] if spec.evaluation_source else None
     held = np.split(
-        held_out(np.concatenate(hashes), spec.data.validation_fraction),
+        kept_out(np.concatenate(hashes), own, spec.data.validation_fraction),
         np.cumsum([len(h) for h in hashes])[:-1],
     )
     for source, mask in zip(sources, held, strict=True):
         if mask.all():
             raise DataError(
-                f"source {source.name}: every document is held out, none is left to train on: "
-                "add data or lower data.validation.fraction"
+                f"source {source.name}: every document is held out, none is left to train on: add data or "
+                + ("name other evaluation.data" if own is not None else "lower data.validation.fraction")
             )
     tokenizer = _tokenizer(spec, sources, [c for _, c in scans], work, stop)
     masked = spec.stage == "mlm"
@@ -92,6 +93,10 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
         _tokenise(source, mask, tokenizer, masked, words, stop)
         for source, mask in zip(sources, held, strict=True)
     ]
+    measured = [test for _, test in parts]
+    if spec.evaluation_source and own is not None:
+        every = np.ones(len(own), dtype=bool)
+        measured = [_tokenise(spec.evaluation_source, every, tokenizer, masked, words, stop)[1]]
     total = sum(s.weight for s in sources)
     facts = [
         SourceFacts(
@@ -108,10 +113,10 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
     return Corpus(
         tokenizer=tokenizer,
         training=[train for train, _ in parts],
-        held_out=[test for _, test in parts],
+        held_out=measured,
         weights=[s.weight for s in sources],
         facts=facts,
-        fingerprint=fingerprint(hashes),
+        fingerprint=fingerprint(hashes if own is None else [*hashes, own]),
     )
 
 
