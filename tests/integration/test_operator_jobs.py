@@ -85,6 +85,39 @@ def test_jobs_that_wait_for_each_other_are_told_so_and_can_be_freed(world: World
         world.until_phase(name, "Succeeded", "FineTuneJob", seconds=60)
 
 
+def test_a_job_waits_for_the_model_that_it_trains_on(world: World) -> None:
+    def ref(kind: str, name: str) -> Any:
+        return {"jobRef": {"kind": kind, "name": name}}
+
+    # Jobs of one name and of both kinds, that no two circles be mixed up.
+    world.pretrain("more", "succeed", model={"from": ref("FineTuneJob", "more")})
+    world.finetune("more", "succeed", base=ref("PretrainJob", "third"), method="full")
+    world.pretrain("third", "succeed", model={"from": ref("PretrainJob", "more")})
+    circle = world.until_condition("more", "DependenciesReady", "DependencyCycle", "PretrainJob")
+    assert (
+        "PretrainJob more -> FineTuneJob more -> PretrainJob third -> PretrainJob more wait for each other"
+        in circle["message"]
+    )
+    assert world.status("more")["phase"] == "WaitingForDependency"
+    world.delete(world.ours("FineTuneJob", "more"))
+    world.until_condition("more", "DependenciesReady", "JobNotFound", "PretrainJob")
+    world.pretrain("base", "succeed")
+    world.finetune("more", "succeed", base=BASE, method="full")
+    world.until_phase("third", "Succeeded", seconds=60)
+
+    artifact = world.status("more", "FineTuneJob")["artifact"]
+    run = world.node.run_spec(world.pod("more", phase="Succeeded"))
+    assert (run.model.uri, run.model.digest, run.model.config) == (artifact["uri"], artifact["digest"], None)
+    assert run.tokenizer is None
+    told = world.condition("more", "DependenciesReady")["message"]
+    assert told == "FineTuneJob more is Complete"
+
+    world.finetune("adapter", "succeed", base=BASE)
+    world.until_phase("adapter", "Succeeded", "FineTuneJob", seconds=60)
+    world.pretrain("wrong", model={"from": ref("FineTuneJob", "adapter")})
+    world.until_condition("wrong", "DependenciesReady", "NotFullWeights", "PretrainJob")
+
+
 def test_a_cause_is_passed_down_the_chain(world: World) -> None:
     world.pretrain("base", "exit 11")
     world.finetune("first", "succeed", base=BASE, method="full")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from transformers import BertForMaskedLM
 
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
@@ -22,7 +23,7 @@ from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
 from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
-from tests.fixtures.runs import TINY_BERT, finetune_spec, pretrain_spec, source
+from tests.fixtures.runs import TINY_BERT, encoder, finetune_spec, pretrain_spec, run_model, source
 from tests.trainer.conftest import Process, Run
 
 LONG = 60
@@ -105,7 +106,35 @@ def mlm(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def continued(out: Path, corpus: Path, base: Path) -> RunSpec:
+    web, books = source(corpus / "web.jsonl", name="web"), source(corpus / "books", name="books", root=corpus)
+    return pretrain_spec(
+        out, web, books, base=base, training={"max_steps": LONG, "learning_rate": 1e-3},
+        checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
+def mlm_continued(out: Path, corpus: Path, base: Path) -> RunSpec:
+    """An encoder from elsewhere, with dropout."""
+    folder = corpus / "masked"
+    if not folder.exists():
+        encoder(folder, BertForMaskedLM)
+    spec = mlm(out, corpus, base)
+    return spec.model_copy(update={"model": run_model(folder), "tokenizer": None})
+
+
+def domain(out: Path, corpus: Path, base: Path) -> RunSpec:
+    web, books = source(corpus / "web.jsonl", name="web"), source(corpus / "books", name="books", root=corpus)
+    return finetune_spec(
+        out, base, web, books, stage="domain", lora=Lora(rank=4, alpha=8, dropout=0.2), length=32,
+        training={"max_steps": LONG}, checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
 KINDS = {
+    "domain": (domain, "adapter_model.safetensors"),
+    "continued": (continued, "model.safetensors"),
+    "mlm continued": (mlm_continued, "model.safetensors"),
     "mlm": (mlm, "model.safetensors"),
     "classification": (classification, "adapter_model.safetensors"),
     "reward": (reward, "adapter_model.safetensors"),

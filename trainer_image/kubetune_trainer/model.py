@@ -61,14 +61,7 @@ def create(
     remedy = "raise max_position_embeddings in model.config or lower data.sequenceLength"
     check_length(model, length, remedy)
     if head is MASKED_LM:
-        try:
-            with evaluating(model):
-                model(input_ids=torch.full((1, length), len(tokenizer) - 1))
-        except (IndexError, RuntimeError) as error:  # RoBERTa counts positions from the padding token's id
-            if known(error):
-                raise
-            problem = f"data.sequenceLength {length} exceeds the model's positions: {remedy}"
-            raise InvalidSpec(problem) from error
+        _check_positions(model, len(tokenizer) - 1, length, remedy)
     return model
 
 
@@ -107,13 +100,16 @@ def load(
         if known(error):
             raise
         raise InvalidSpec(f"the base model cannot be loaded: {str(error).splitlines()[0]}") from error
-    check_length(model, length, "lower data.sequenceLength")
+    remedy = "lower data.sequenceLength"
+    check_length(model, length, remedy)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise InvalidSpec(
             f"the base model's tokenizer has {len(tokenizer)} tokens but the model embeds {rows}: "
             "put the tokenizer there that belongs to it"
         )
+    if head is MASKED_LM:
+        _check_positions(model, len(tokenizer) - 1, length, remedy)
     return model, _fresh(model, info["missing_keys"], head)
 
 
@@ -152,6 +148,23 @@ def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and length > context:
         raise InvalidSpec(f"data.sequenceLength {length} exceeds the model's context of {context}: {remedy}")
+
+
+def _check_positions(model: PreTrainedModel, token: int, length: int, remedy: str) -> None:
+    """Refuse sequences that a masked language model's positions do not reach: RoBERTa counts them from the
+    padding token's id.
+
+    Raises:
+        InvalidSpec: they do not.
+    """
+    try:
+        with evaluating(model):
+            model(input_ids=torch.full((1, length), token, device=model.device))
+    except (IndexError, RuntimeError) as error:
+        if known(error):
+            raise
+        problem = f"data.sequenceLength {length} exceeds the model's positions: {remedy}"
+        raise InvalidSpec(problem) from error
 
 
 def checked_digest(what: str, path: str, root: str | None, expected: str | None) -> str:
@@ -223,5 +236,5 @@ def check_isolation(model: PreTrainedModel) -> None:
     if not torch.equal(*logits[:, 3:].nan_to_num()):
         raise InvalidSpec(
             f"documents packed into one sequence would see each other in a {model.config.model_type} model: "
-            "set data.packing to false (FineTuneJob) or choose another model_type (PretrainJob)"
+            "set data.packing to false (stages that learn from examples) or choose another model"
         )

@@ -39,6 +39,7 @@ from kubetune_trainer.sources.localize import localize
 OBJECTIVES: dict[str, ModuleType] = {
     "pretrain": clm,
     "mlm": mlm,
+    "domain": clm,
     "sft": sft,
     "dpo": dpo,
     "reward": reward,

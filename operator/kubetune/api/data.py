@@ -87,7 +87,7 @@ class FineTuneSource(Block):
     messages and sharegpt go through the chat template."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
-    once."""
+    once. In stage domain the share of tokens seen, relative to the other weights."""
 
 
 class FineTuneData(Block):
@@ -100,7 +100,8 @@ class FineTuneData(Block):
     ]
     """Sets of examples and their weights."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Longest example in tokens; longer ones are cut and counted."""
+    """Longest example in tokens; longer ones are cut and counted. Of stage domain tokens per training
+    sequence: a document goes on in the next one."""
     packing: bool = True
     """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
     texts of format classification and prompts are never packed."""
@@ -138,7 +139,8 @@ class Evaluation(Block):
     metrics: Annotated[list[Metric] | None, Field(max_length=6, json_schema_extra=SET_LIST)] = None
     """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
-    of examples whose greedy answer equals the reference. Default: loss, perplexity. Of stages that learn from
+    of examples whose greedy answer equals the reference. Of stage domain the first three, per token of the
+    documents. Default: loss, perplexity. Of stages that learn from
     preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
     difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
     classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and
@@ -151,7 +153,7 @@ class Evaluation(Block):
         list[Annotated[str, Field(min_length=1, max_length=1024)]],
         Field(max_length=8),
     ] = []
-    """Answered by the model before and after training. A prompt is a user message where the model has a chat
-    template, else plain text. In stage classification the answer is the class that ranks first."""
+    """Answered by the model before and after training. A prompt is a user message for the chat template; in
+    stage domain a text to go on with. In stage classification the answer is the class that ranks first."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     """Longest generated answer, in tokens."""

@@ -103,12 +103,12 @@ class FineTuneJobSpec(Lifecycle):
     adapter: AdapterStart | None = None
     """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
     being its own. It is left as it is; the result is a new adapter of the same base."""
-    stage: Literal["sft", "dpo", "reward", "ppo", "grpo", "classification"] = "sft"
-    """sft: supervised fine-tuning on examples; dpo: direct preference optimisation on pairs of answers;
-    reward: a head on the base tells, by one number, how good an answer is, learned from pairs of answers;
-    ppo and grpo: the model answers prompts and learns from the rewards of its answers, by proximal policy
-    optimisation or by comparing several answers to one prompt; classification: a head on the base, an encoder
-    or a causal language model, tells classes of text apart."""
+    stage: Literal["sft", "domain", "dpo", "reward", "ppo", "grpo", "classification"] = "sft"
+    """sft: supervised fine-tuning on examples; domain: learn the texts of a field, as in pretraining; dpo:
+    direct preference optimisation on pairs of answers; reward: a head on the base tells, by one number, how
+    good an answer is, learned from pairs of answers; ppo and grpo: the model answers prompts and learns from
+    the rewards of its answers, by proximal policy optimisation or by comparing several answers to one prompt;
+    classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
     lora: Lora | None = None

@@ -73,7 +73,7 @@ PRETRAIN_JOB = Kind(
     name="PretrainJob",
     plural="pretrainjobs",
     short="ptj",
-    description="Trains a base model from scratch.",
+    description="Trains a base model from scratch, or trains one on.",
     spec=PretrainJobSpec,
     status=JobStatus,
     columns=(
@@ -85,7 +85,16 @@ PRETRAIN_JOB = Kind(
         _AGE,
         *_JOB_WIDE,
     ),
-    rules=(_name_rule("[a-z0-9]", "a letter or digit"),),
+    rules=(
+        _name_rule("[a-z0-9]", "a letter or digit"),
+        cel(
+            "!has(self.spec.model.from) || !has(self.spec.model.from.jobRef)"
+            " || self.spec.model.from.jobRef.kind != 'PretrainJob'"
+            " || self.spec.model.from.jobRef.name != self.metadata.name",
+            "a job cannot start from its own result: name another job",
+            field_path=".spec.model.from.jobRef",
+        ),
+    ),
 )
 FINE_TUNE_JOB = Kind(
     name="FineTuneJob",

@@ -1,4 +1,4 @@
-"""PretrainJob: train a base model from scratch."""
+"""PretrainJob: train a base model from scratch, or train one on."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,14 +7,24 @@ from pydantic import ConfigDict, Field
 from kubetune.api.data import PretrainData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import Block, Check, cel, immutable, rules
+from kubetune.api.source import BaseSource
 from kubetune.api.training import Checkpoint, Compute, Output, PretrainTraining
 
 
 class PretrainModel(Block):
     """What model to train."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.config) != has(self.from)",
+                "set exactly one of config (a new model) and from (a model to train on)",
+            )
+        )
+    )
+
     config: Annotated[
-        dict[str, Any],
+        dict[str, Any] | None,
         Field(
             json_schema_extra={
                 "properties": {"model_type": {"type": "string", "minLength": 1, "maxLength": 63}},
@@ -24,12 +34,15 @@ class PretrainModel(Block):
         Check(
             "has(self.model_type)",
             "must name an architecture of transformers, for example model_type: llama",
-            lambda config: "model_type" in config,
+            lambda config: config is None or "model_type" in config,
         ),
-    ]
-    """A transformers config, for example {model_type: llama, hidden_size: 256, num_hidden_layers: 4, ...}.
-    vocab_size and special token ids are filled in from the tokenizer. A null needs `kubectl apply
-    --server-side`: the client-side one drops it."""
+    ] = None
+    """From scratch: a transformers config, for example {model_type: llama, hidden_size: 256,
+    num_hidden_layers: 4, ...}. vocab_size and special token ids are filled in from the tokenizer. A null
+    needs `kubectl apply --server-side`: the client-side one drops it."""
+    from_: Annotated[BaseSource | None, Field(alias="from")] = None
+    """Train every weight of this model on, with its own tokenizer: a causal language model, with objective
+    mlm a masked one. A learning rate of a tenth of that from scratch is usual."""
 
 
 class TokenizerTraining(Block):
@@ -72,6 +85,11 @@ class PretrainJobSpec(Lifecycle):
                 "mlm goes with objective: mlm: remove it or change objective",
                 field_path=".mlm",
             ),
+            cel(
+                "!has(self.tokenizer) || !has(self.model.from)",
+                "a model that is trained on keeps its own tokenizer: remove tokenizer",
+                field_path=".tokenizer",
+            ),
         )
     )  # fmt: skip
 
@@ -82,8 +100,8 @@ class PretrainJobSpec(Lifecycle):
     """Settings of objective mlm; the defaults are used when absent."""
     model: PretrainModel
     """The model."""
-    tokenizer: Tokenizer = Tokenizer()
-    """The tokenizer."""
+    tokenizer: Tokenizer | None = None
+    """The tokenizer of a new model; with the defaults one is trained when absent."""
     data: PretrainData
     """The corpus."""
     training: PretrainTraining

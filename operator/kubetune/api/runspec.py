@@ -33,6 +33,7 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "pretrain": ["loss", "perplexity"],
     "mlm": ["loss", "perplexity"],
     "sft": ["loss", "perplexity"],
+    "domain": ["loss", "perplexity"],
     "dpo": ["accuracy", "reward-margin", "loss"],
     "reward": ["accuracy", "reward-margin", "loss"],
     "ppo": ["reward", "kl"],
@@ -167,8 +168,8 @@ class RunSpec(Block):
 
     job: JobIdentity
     """Whose run it is."""
-    stage: Literal["pretrain", "mlm", "sft", "dpo", "reward", "ppo", "grpo", "classification"]
-    """What is done; pretrain is objective clm."""
+    stage: Literal["pretrain", "mlm", "sft", "domain", "dpo", "reward", "ppo", "grpo", "classification"]
+    """What is done; pretrain is objective clm, and domain the same in a FineTuneJob."""
     model: RunModel
     """What is trained."""
     tokenizer: TokenizerTraining | None = None

@@ -12,12 +12,17 @@ CLASSES = ("classification",)
 WITH_HEAD = ("reward", *CLASSES)
 """Stages whose result has a head of its own instead of the language model's: an adapter holds it, too."""
 
+DOCUMENTS = ("domain",)
+"""Stages that read documents."""
+
 _METRICS = {
     PAIRS: ["loss", "accuracy", "reward-margin"],
     CLASSES: ["loss", "accuracy", "f1"],
     REWARDED: ["reward", "kl"],
+    DOCUMENTS: ["loss", "perplexity", "token-accuracy"],
     ("sft",): ["loss", "perplexity", "token-accuracy", "exact-match"],
 }
+_TEXTS = "stage domain reads documents, format text: change format or stage"
 
 
 def _is(stages: tuple[str, ...]) -> str:
@@ -91,9 +96,26 @@ STAGE_RULES = (
     *_format("preference", PAIRS),
     *_format("classification", CLASSES),
     *_format("prompts", REWARDED),
+    cel(
+        f"!({_is(DOCUMENTS)}) || self.data.sources.all(s, s.format == 'text')",
+        _TEXTS,
+        field_path=".data.sources",
+    ),
+    cel(
+        f"!({_is(DOCUMENTS)}) || !has(self.evaluation) || !has(self.evaluation.data)"
+        " || self.evaluation.data.format == 'text'",
+        _TEXTS,
+        field_path=".evaluation.data.format",
+    ),
+    cel(
+        f"!({_is(DOCUMENTS)}) || !has(self.data.packing) || self.data.packing",
+        "stage domain packs documents, isolated: remove packing",
+        field_path=".data.packing",
+    ),
     _metrics(),
     _no_prompt_loss(PAIRS, "only answers are compared"),
     _no_prompt_loss(REWARDED, "only answers are learned from"),
+    _no_prompt_loss(DOCUMENTS, "documents have no prompts"),
     _no_prompt_loss(CLASSES, "there are no prompts in stage classification"),
     cel(
         "self.stage != 'reward' || !has(self.evaluation) || !has(self.evaluation.samplePrompts)"

@@ -74,7 +74,8 @@ class FineTuneTraining(Optimisation):
     max_steps: Positive | None = None
     """Length of the run in optimizer steps."""
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
-    """Length of the run in passes over the training data."""
+    """Length of the run in passes over the training data; in stage domain over as many tokens as all sources
+    hold together."""
 
 
 class Checkpoint(Block):

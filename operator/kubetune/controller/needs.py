@@ -1,12 +1,11 @@
-"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs of base, adapter and reward
-model."""
+"""Whether what a run reads and writes is there: claims, ConfigMaps, the jobs that it starts from."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.exitcodes import Reason
-from kubetune.api.finetunejob import FineTuneJobSpec
+from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.progress import ArtifactStatus
 from kubetune.api.runspec import RunAdapter, RunModel
 from kubetune.api.source import AdapterStart, BaseSource, JobRef, RewardModel, SecretRef
@@ -40,22 +39,17 @@ class Start:
 
 async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
     """What a job of a name starts from, once all of it is there."""
-    if not isinstance(spec, FineTuneJobSpec):
-        return Start(), NOTHING_NEEDED
     refs = _refs(spec.wire())
-    sources: dict[str, Source | None] = {
-        "baseModel": spec.base_model,
-        "adapter": spec.adapter,
-        "reward.model": spec.reward.model if spec.reward else None,
-    }
+    itself = JobRef(kind="PretrainJob" if isinstance(spec, PretrainJobSpec) else "FineTuneJob", name=name)
+    sources = _sources(spec)
     try:
         looked = {f: await _look(client, namespace, f, source) for f, source in sources.items() if source}
         unmet = next((need for need in looked.values() if isinstance(need, Need)), None)
-        if unmet and (circle := await _circle(client, namespace, name, refs)):
+        if unmet and (circle := await _circle(client, namespace, itself, refs)):
             return Start(), Need(
                 False,
                 "DependencyCycle",
-                f"FineTuneJobs {circle} wait for each other: delete one and apply it with another baseModel, "
+                f"{circle} wait for each other: delete one and apply it with another model.from, baseModel, "
                 "adapter or reward.model",
             )
     except ApiError as error:
@@ -183,6 +177,17 @@ def _refs(spec: Mapping[str, Any]) -> list[JobRef]:
     return [JobRef.model_validate(source["jobRef"]) for source in starts(spec).values() if "jobRef" in source]
 
 
+def _sources(spec: JobSpec) -> dict[str, Source | None]:
+    """What a job starts from, by field; the base is the first."""
+    if isinstance(spec, PretrainJobSpec):
+        return {"model.from": spec.model.from_, "adapter": None, "reward.model": None}
+    return {
+        "baseModel": spec.base_model,
+        "adapter": spec.adapter,
+        "reward.model": spec.reward.model if spec.reward else None,
+    }
+
+
 def _complete(refs: Sequence[JobRef]) -> Need:
     if not refs:
         return NOTHING_NEEDED
@@ -191,22 +196,26 @@ def _complete(refs: Sequence[JobRef]) -> Need:
     return Need(True, "JobComplete", f"{names} Complete")
 
 
-async def _circle(client: Client, namespace: str, name: str, refs: Sequence[JobRef]) -> str | None:
-    """The jobs between a job and itself, if it starts from what it is the start of."""
-    seen: set[str] = set()
-    ahead = [([name], ref) for ref in refs]
+async def _circle(client: Client, namespace: str, itself: JobRef, refs: Sequence[JobRef]) -> str | None:
+    """The jobs between a job and itself, in words, if it starts from what it is the start of."""
+    seen: list[JobRef] = []
+    ahead = [([itself], ref) for ref in refs]
     while ahead and len(seen) < MOST_LOOKED_AT:
         path, ref = ahead.pop(0)
-        if ref.kind != "FineTuneJob":
-            continue
-        if ref.name == name:
-            return " -> ".join([*path, name])
-        if ref.name in seen:
+        if ref == itself:
+            return _in_words([*path, itself])
+        if ref in seen:
             continue  # A circle of others: their conditions tell.
-        seen.add(ref.name)
+        seen.append(ref)
         job = await client.find(ref.kind, namespace, ref.name)
-        ahead += [([*path, ref.name], further) for further in (_refs(job["spec"]) if job else [])]
+        ahead += [([*path, ref], further) for further in (_refs(job["spec"]) if job else [])]
     return None
+
+
+def _in_words(circle: Sequence[JobRef]) -> str:
+    if len({ref.kind for ref in circle}) > 1:
+        return " -> ".join(f"{ref.kind} {ref.name}" for ref in circle)
+    return f"{circle[0].kind}s {' -> '.join(ref.name for ref in circle)}"
 
 
 async def check_volumes(client: Client, namespace: str, locations: Iterable[Location]) -> Need:

@@ -70,7 +70,8 @@ class Reclaim:
         claim = await self._find("PersistentVolumeClaim", locate(folder_of(self.resource)).volume)
         if claim is None or "deletionTimestamp" in claim["metadata"]:
             return None
-        in_use = users(self.resource, await self._list("AdapterSet"), await self._list("FineTuneJob"))
+        trainings = {kind: await self._list(kind) for kind in ("PretrainJob", "FineTuneJob")}
+        in_use = users(self.resource, await self._list("AdapterSet"), trainings)
         if in_use:
             return Left("ArtifactInUse", f"{'; '.join(in_use)}: delete or change that first", warning=True)
         return await self._remove()

@@ -65,18 +65,25 @@ def folder_of(resource: Mapping[str, Any]) -> str:
 
 
 def users(
-    resource: Mapping[str, Any], sets: Iterable[Mapping[str, Any]], jobs: Iterable[Mapping[str, Any]]
+    resource: Mapping[str, Any],
+    sets: Iterable[Mapping[str, Any]],
+    jobs: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> list[str]:
     """Who serves what a training job wrote, or starts from it, in words.
 
     Args:
         resource: the training job.
         sets: AdapterSets of its namespace.
-        jobs: FineTuneJobs of its namespace.
+        jobs: training jobs of its namespace, by their kind.
     """
     return [
         *(f"AdapterSet {s['metadata']['name']} serves it" for s in sets if _serves(s, resource)),
-        *(f"FineTuneJob {j['metadata']['name']} starts from it" for j in jobs if _starts_from(j, resource)),
+        *(
+            f"{kind} {job['metadata']['name']} starts from it"
+            for kind, found in jobs.items()
+            for job in found
+            if _starts_from(job, resource)
+        ),
     ]
 
 
@@ -92,14 +99,10 @@ def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool
 def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
     over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
     itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
-    return (
-        not over
-        and not itself
-        and any(_names(start, resource, default="PretrainJob") for start in starts(job["spec"]).values())
-    )
+    return not over and not itself and any(_names(s, resource) for s in starts(job["spec"]).values())
 
 
-def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:
+def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str = "") -> bool:
     """Whether a source is a job's artifact; one that has made none is not worth waiting for."""
     if _lies_in(source.get("uri"), resource):
         return True

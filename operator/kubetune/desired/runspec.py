@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
 from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, FineTuneJobSpec, Lora, Quantization
-from kubetune.api.pretrainjob import Mlm, PretrainJobSpec
+from kubetune.api.pretrainjob import Mlm, PretrainJobSpec, Tokenizer
 from kubetune.api.reinforcement import Grpo, Ppo, Rollout
 from kubetune.api.runspec import (
     CACHE_ROOT,
@@ -56,19 +56,20 @@ def run_spec(
     Args:
         resource: the job.
         spec: its spec.
-        base: the resolved base model of a FineTuneJob.
+        base: the resolved model that it starts from, if it does.
         adapter: the resolved adapter that it starts from, if it does.
         reward: the resolved model that rewards its answers, if one does.
     """
     if isinstance(spec, PretrainJobSpec):
         masked = spec.objective == "mlm"
+        model = RunModel(config=spec.model.config) if spec.model.from_ is None else base or RunModel()
         return RunSpec(
             job=identity(resource),
             stage="mlm" if masked else "pretrain",
             mlm=(spec.mlm or Mlm()) if masked else None,
             method="full",
-            model=RunModel(config=spec.model.config),
-            tokenizer=spec.tokenizer.train,
+            model=model,
+            tokenizer=None if spec.model.from_ else (spec.tokenizer or Tokenizer()).train,
             data=RunData(
                 sources=[
                     source(s.name, s.uri, "text", s.secret_ref, weight=s.weight, text_field=s.text_field)
@@ -81,7 +82,7 @@ def run_spec(
             evaluation=Evaluation(),
             pretrain=spec.training,
             checkpoint=spec.checkpoint,
-            cache=cache(spec.compute, [s.uri for s in spec.data.mixture]),
+            cache=cache(spec.compute, [model.uri or "", *(s.uri for s in spec.data.mixture)]),
             output=output(resource, spec.output.storage_uri),
         )
     if base is None:

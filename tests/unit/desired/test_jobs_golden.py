@@ -65,7 +65,7 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     resource, *rest = documents
     base_job = next((d for d in rest if "status" in d), None)
     turn = Turn(**next((d for d in rest if "attempt" in d), {"attempt": 1}))
-    source = resource["spec"].get("baseModel", {})
+    source = resource["spec"].get("baseModel") or resource["spec"]["model"].get("from", {})
     base = None
     if "uri" in source:
         typed = BaseSource.model_validate(source)

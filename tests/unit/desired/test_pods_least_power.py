@@ -15,6 +15,7 @@ WITH_SECRETS = {
     "jobs/finetune-adapter.out.yaml",
     "jobs/finetune-ppo.out.yaml",
     "jobs/finetune-remote.out.yaml",
+    "jobs/pretrain-from.out.yaml",
     "jobs/pretrain-remote.out.yaml",
 }
 HARMLESS = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}

@@ -40,6 +40,11 @@ def judged(reward_model: dict[str, Any]) -> dict[str, Any]:
     return job | {"spec": job["spec"] | {"reward": {"model": reward_model}}}
 
 
+def continued(source: dict[str, Any] | None) -> dict[str, Any]:
+    model = {"from": source} if source else {"config": {}}
+    return {"metadata": {"name": "c", "uid": "c"}, "spec": {"model": model}, "status": {"phase": "Running"}}
+
+
 def ref(name: str, kind: str = "PretrainJob") -> dict[str, Any]:
     return {"jobRef": {"kind": kind, "name": name}}
 
@@ -67,13 +72,20 @@ TABLE: dict[str, tuple[list[Any], list[Any], list[str]]] = {
     "it rewards answers": ([], [judged(SERVED)], [STARTS]),
     "another one rewards answers": ([], [judged(ref("other", "FineTuneJob"))], []),
     "rules reward answers": ([], [tuned(ref("other")) | {"spec": RULED}], []),
+    "being trained on": ([], [continued(ref("base"))], ["PretrainJob c starts from it"]),
+    "another is trained on": ([], [continued(ref("base", "FineTuneJob")), continued(None)], []),
     "both": ([adapter_set(ref("base"))], [tuned(ref("base"))], [SERVES, STARTS]),
 }
 
 
+def by_kind(jobs: list[Any]) -> dict[str, list[Any]]:
+    pretrains = [job for job in jobs if "model" in job["spec"]]
+    return {"PretrainJob": pretrains, "FineTuneJob": [job for job in jobs if job not in pretrains]}
+
+
 @pytest.mark.parametrize(("sets", "jobs", "expected"), TABLE.values(), ids=TABLE)
 def test_users(sets: list[Any], jobs: list[Any], expected: list[str]):
-    assert users(BASE, sets, jobs) == expected
+    assert users(BASE, sets, by_kind(jobs)) == expected
 
 
 def test_a_reward_model_by_name_is_kept():
@@ -83,12 +95,12 @@ def test_a_reward_model_by_name_is_kept():
 
 def test_a_job_that_made_nothing_is_waited_for_by_nobody():
     unfinished = {**BASE, "status": {}}
-    assert users(unfinished, [adapter_set(ref("base"))], [tuned(ref("base"))]) == []
+    assert users(unfinished, [adapter_set(ref("base"))], by_kind([tuned(ref("base"))])) == []
 
 
 def test_a_job_does_not_stand_in_its_own_way():
     itself = {**BASE, "kind": "FineTuneJob", "spec": {**BASE["spec"], "baseModel": SERVED}}
-    assert users(itself, [], [tuned(SERVED, uid=UID)]) == []
+    assert users(itself, [], by_kind([tuned(SERVED, uid=UID)])) == []
 
 
 @pytest.mark.parametrize("case", ["pretrain-everything", "finetune-minimal"])

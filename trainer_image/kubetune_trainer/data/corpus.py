@@ -16,10 +16,10 @@ from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
 from kubetune_trainer.data.formats import Text
-from kubetune_trainer.data.holdout import held_out
+from kubetune_trainer.data.holdout import kept_out
 from kubetune_trainer.data.rows import Row
 from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
-from kubetune_trainer.errors import DataError
+from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.files import replace_file
 from kubetune_trainer.log import say
 from kubetune_trainer.signals import Stop
@@ -59,7 +59,7 @@ class Corpus:
 
 
 def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -> Corpus:
-    """Read the corpus, train the tokenizer (or take the one of an earlier attempt), tokenise.
+    """Read the corpus, train the tokenizer (or take the one of an earlier attempt or of the base), tokenise.
 
     The corpus is read in passes, document by document; only its tokens are kept.
 
@@ -71,24 +71,32 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
 
     Raises:
         DataError: see `read_records`; or a source has nothing left to train on.
+        InvalidSpec: the base has no usable tokenizer.
     """
     sources = [s for s in spec.data.sources if s.weight > 0]
     scans = [_scan(source, stop) for source in sources]
     hashes = [h for h, _ in scans]
+    own = _scan(spec.evaluation_source, stop)[0] if spec.evaluation_source else None
     held = np.split(
-        held_out(np.concatenate(hashes), spec.data.validation_fraction),
+        kept_out(np.concatenate(hashes), own, spec.data.validation_fraction),
         np.cumsum([len(h) for h in hashes])[:-1],
     )
     for source, mask in zip(sources, held, strict=True):
         if mask.all():
             raise DataError(
-                f"source {source.name}: every document is held out, none is left to train on: "
-                "add data or lower data.validation.fraction"
+                f"source {source.name}: every document is held out, none is left to train on: add data or "
+                + ("name other evaluation.data" if own is not None else "lower data.validation.fraction")
             )
     tokenizer = _tokenizer(spec, sources, [c for _, c in scans], work, stop)
+    masked = spec.stage == "mlm"
     parts = [
-        _tokenise(source, mask, tokenizer, words, stop) for source, mask in zip(sources, held, strict=True)
+        _tokenise(source, mask, tokenizer, masked, words, stop)
+        for source, mask in zip(sources, held, strict=True)
     ]
+    measured = [test for _, test in parts]
+    if spec.evaluation_source and own is not None:
+        every = np.ones(len(own), dtype=bool)
+        measured = [_tokenise(spec.evaluation_source, every, tokenizer, masked, words, stop)[1]]
     total = sum(s.weight for s in sources)
     facts = [
         SourceFacts(
@@ -105,10 +113,10 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
     return Corpus(
         tokenizer=tokenizer,
         training=[train for train, _ in parts],
-        held_out=[test for _, test in parts],
+        held_out=measured,
         weights=[s.weight for s in sources],
         facts=facts,
-        fingerprint=fingerprint(hashes),
+        fingerprint=fingerprint(hashes if own is None else [*hashes, own]),
     )
 
 
@@ -146,12 +154,16 @@ def _scan(source: RunSource, stop: Stop) -> tuple[NDArray[np.uint64], int]:
 def _tokenizer(
     spec: RunSpec, sources: list[RunSource], characters: list[int], work: Path, stop: Stop
 ) -> PreTrainedTokenizerBase:
-    """Kept once trained: a model must meet the tokenizer that it began with, even if the data changed
-    meanwhile."""
+    """The base's own, or one that is kept once trained: a model must meet the tokenizer that it began with,
+    even if the data changed meanwhile."""
+    if spec.tokenizer is None:
+        if spec.model.path is None:
+            raise InvalidSpec("the run spec has neither tokenizer settings nor a base model")
+        base = Path(spec.model.path)
+        return tokenizers.load_masked(base) if spec.stage == "mlm" else tokenizers.load(base)
     kept = work / "tokenizer.json"
     if kept.exists():
         return tokenizers.wrap(Tokenizer.from_file(str(kept)))
-    assert spec.tokenizer is not None
     say("tokenizer", text=f"training on {sum(characters):,} characters")
     texts = _in_proportion(sources, characters, stop)
     trained = tokenizers.train(texts, spec.tokenizer.vocab_size, masked=spec.stage == "mlm")
@@ -175,13 +187,14 @@ def _tokenise(
     source: RunSource,
     held: NDArray[np.bool_],
     tokenizer: PreTrainedTokenizerBase,
+    masked: bool,
     words: bool,
     stop: Stop,
 ) -> tuple[Part, Part]:
-    """The training part and the held-out part, each document ended by the end token."""
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True  # "<|endoftext|>" inside a document is text like any other
-    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    """The training part and the held-out part, each document ended by the end token, and begun as the
+    tokenizer begins a text, unless it is for rows that have a beginning of their own (masked)."""
+    backend = tokenizers.of_plain_text(tokenizer)
+    end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
     dtype = token_type(len(tokenizer))
     parts: tuple[list[Tokens], list[Tokens]] = ([], [])
     inner: tuple[list[Tokens], list[Tokens]] = ([], [])
@@ -191,12 +204,13 @@ def _tokenise(
     def flush() -> None:
         nonlocal count
         encode = backend.encode_batch if words else backend.encode_batch_fast
-        for encoding in encode(batch, add_special_tokens=False):
+        for encoding in encode(batch, add_special_tokens=not masked):
             side = int(held[count])
-            parts[side].append(np.array([*encoding.ids, end], dtype=dtype))
+            ids = encoding.ids if encoding.ids[-1:] == [end] else [*encoding.ids, end]
+            parts[side].append(np.array(ids, dtype=dtype))
             if words:
                 number = np.array(encoding.word_ids, dtype=np.int64)
-                inner[side].append(np.concatenate([[0], number[1:] == number[:-1], [0]]).astype(dtype))
+                inner[side].append(np.append(np.diff(number, prepend=-1) == 0, False).astype(dtype))
             count += 1
         batch.clear()
 
@@ -205,7 +219,6 @@ def _tokenise(
         if len(batch) == BATCH:
             flush()
     flush()
-    backend.encode_special_tokens = False
     made = [
         Part(store_of(p, len(tokenizer)), store_of(w, len(tokenizer)) if words else None)
         for p, w in zip(parts, inner, strict=True)

@@ -1,4 +1,5 @@
-"""A byte-level BPE tokenizer trained on the corpus, and the plain-text chat template that goes with it."""
+"""A byte-level BPE tokenizer trained on the corpus, and the plain-text chat template that goes with it; or
+the tokenizer of a base model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,34 @@ def load(folder: Path, *, speaks: bool = True) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token_id is None:
             raise InvalidSpec("the base model's tokenizer has no pad_token: set one in tokenizer_config.json")
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.chat_template is None:
+    if speaks and tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def load_masked(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a masked language model.
+
+    Raises:
+        InvalidSpec: see `load`; or it lacks one of the special tokens that rows are made of.
+    """
+    tokenizer = load(folder, speaks=False)
+    missing = [name for name in ("mask_token", "cls_token", "sep_token") if getattr(tokenizer, name) is None]
+    if missing:
+        raise InvalidSpec(
+            f"the base model's tokenizer has no {' and no '.join(missing)}, which objective mlm needs: "
+            "name the folder of a masked language model, or choose objective clm"
+        )
+    return tokenizer
+
+
+def of_plain_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A tokenizer as it reads documents: of any length, "<|endoftext|>" inside one being text like any other.
+
+    It is a copy: a base model's tokenizer may cut and pad its inputs, and goes into the artifact as it came.
+    """
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = True
+    return plain

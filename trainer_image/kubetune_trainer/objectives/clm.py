@@ -1,4 +1,5 @@
-"""Causal language modelling: predict the next token of a weighted mixture of documents."""
+"""Causal language modelling: predict the next token of a weighted mixture of documents. A PretrainJob's
+objective clm, and with any method a FineTuneJob's stage domain."""
 
 import math
 from functools import partial
@@ -7,11 +8,11 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
+from kubetune.api.training import FineTuneTraining, PretrainTraining
 from kubetune_trainer.data.corpus import pieces, read_corpus, shuffled
 from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import TokenStore
 from kubetune_trainer.data.streams import MixtureStream
-from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel
@@ -27,20 +28,17 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
 
     Raises:
         DataError: see `read_corpus`.
-        InvalidSpec: a PretrainJob without tokenizer settings.
+        InvalidSpec: see `read_corpus`.
     """
-    if spec.tokenizer is None or spec.pretrain is None:
-        raise InvalidSpec("stage pretrain needs tokenizer and pretrain settings")
     corpus = read_corpus(spec, work, stop)
     length = spec.data.sequence_length
     held = [part.tokens for part in corpus.held_out]
     rows = _evaluation_rows(held, length, spec.evaluation.max_examples)
-    per_step = spec.pretrain.global_batch_size * length
     training = [part.tokens for part in corpus.training]
     return Prepared(
         tokenizer=corpus.tokenizer,
-        stream=MixtureStream(training, corpus.weights, length, spec.pretrain.seed),
-        total_steps=spec.pretrain.max_steps or math.ceil((spec.pretrain.max_tokens or 1) / per_step),
+        stream=MixtureStream(training, corpus.weights, length, spec.training.seed),
+        total_steps=_steps(spec.training, length, corpus.status.tokens),
         evaluation=EvaluationSet(rows, [], len(rows)),
         data=corpus.status,
         sources=corpus.facts,
@@ -58,6 +56,17 @@ def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precis
 def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
     """How the model goes on from each sample prompt."""
     return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=False)
+
+
+def _steps(training: PretrainTraining | FineTuneTraining, length: int, tokens: int) -> int:
+    """Length of the run. An epoch sees as many tokens as the training part of all sources holds."""
+    if training.max_steps is not None:
+        return training.max_steps
+    if isinstance(training, FineTuneTraining):
+        seen = (training.epochs or 1) * tokens
+    else:
+        seen = training.max_tokens or 1
+    return math.ceil(seen / (training.global_batch_size * length))
 
 
 def _evaluation_rows(stores: list[TokenStore], length: int, limit: int) -> list[Row]:

@@ -30,10 +30,10 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
 
     Raises:
         DataError: see `read_corpus`.
-        InvalidSpec: a PretrainJob without tokenizer settings.
+        InvalidSpec: no pretrain settings; or see `read_corpus`.
     """
-    if spec.tokenizer is None or spec.pretrain is None:
-        raise InvalidSpec("stage mlm needs tokenizer and pretrain settings")
+    if spec.pretrain is None:
+        raise InvalidSpec("stage mlm needs pretrain settings")
     wanted, settings = spec.mlm or Mlm(), spec.pretrain
     corpus = read_corpus(spec, work, stop, words=wanted.whole_words)
     masker = Masker(corpus.tokenizer, wanted.probability, settings.seed)

@@ -29,7 +29,7 @@ class EvaluationSet:
     questions: list[Question]
     """For exact match."""
     examples: int
-    """How many held-out examples (sequences in pretraining) the rows hold."""
+    """How many held-out examples (sequences of documents) the rows hold."""
 
 
 @dataclass(frozen=True)

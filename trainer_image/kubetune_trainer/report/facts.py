@@ -50,7 +50,7 @@ class Facts:
     rewards: list[tuple[int, float]]
     """(step, mean reward of the answers trained on); empty where there is none."""
     evaluated: int
-    """Held-out examples (sequences in pretraining) that were measured."""
+    """Held-out examples or sequences that were measured."""
     tokens: int
     """Seen in training."""
     timings: dict[str, float]
@@ -62,6 +62,11 @@ class Facts:
     """RFC 3339."""
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> str:
+        """What was: sequences where documents are read."""
+        return "sequences" if self.spec.stage in ("pretrain", "mlm", "domain") else "examples"
 
     @property
     def changes(self) -> list[Change]:
