@@ -8,7 +8,7 @@ from kubetune.api.data import Evaluation, FineTuneData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
 from kubetune.api.source import AdapterStart, BaseSource
-from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
+from kubetune.api.training import Checkpoint, Compute, FineTuneOutput, FineTuneTraining
 
 
 class Lora(Block):
@@ -100,6 +100,11 @@ class FineTuneJobSpec(Lifecycle):
                 "!has(self.adapter) || !has(self.lora)",
                 "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
                 field_path=".lora",
+            ),
+            cel(
+                "!has(self.output.merge) || !self.output.merge || self.method in ['lora', 'qlora']",
+                "there is no adapter to merge: remove merge or change method to lora or qlora",
+                field_path=".output.merge",
             ),
             cel(
                 "!has(self.dpo) || self.stage == 'dpo'",
@@ -221,7 +226,7 @@ class FineTuneJobSpec(Lifecycle):
     """Optimisation."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
-    output: Output
+    output: FineTuneOutput
     """Where the result goes."""
     compute: Compute = Compute()
     """What it runs on."""

@@ -83,8 +83,11 @@ class _Found:
 
 
 _WRONG_FORMAT = {
-    "full": ("NotFullWeights", "produced a lora adapter: name a job with full weights"),
-    "lora": ("NotAnAdapter", "produced full weights: name it as baseModel, or name a job with method: lora"),
+    "full": ("NotFullWeights", "produced a lora adapter: name a job of full weights, or with output.merge"),
+    "lora": (
+        "NotAnAdapter",
+        "produced full weights: name it as baseModel, or a job with method: lora and without output.merge",
+    ),
 }
 
 
