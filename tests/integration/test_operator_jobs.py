@@ -112,10 +112,19 @@ def test_a_job_waits_for_the_model_that_it_trains_on(world: World) -> None:
     told = world.condition("more", "DependenciesReady")["message"]
     assert told == "FineTuneJob more is Complete"
 
+    # An adapter is no model, unless it is merged into one; and then it is no adapter any more.
     world.finetune("adapter", "succeed", base=BASE)
+    world.finetune("merged", "succeed", base=BASE, output={"storageUri": "pvc://models", "merge": True})
     world.until_phase("adapter", "Succeeded", "FineTuneJob", seconds=60)
     world.pretrain("wrong", model={"from": ref("FineTuneJob", "adapter")})
-    world.until_condition("wrong", "DependenciesReady", "NotFullWeights", "PretrainJob")
+    wrong = world.until_condition("wrong", "DependenciesReady", "NotFullWeights", "PretrainJob")
+    assert "name a job of full weights, or with output.merge" in wrong["message"]
+    world.pretrain("right", "succeed", model={"from": ref("FineTuneJob", "merged")})
+    world.until_phase("right", "Succeeded", seconds=60)
+    assert world.status("merged", "FineTuneJob")["artifact"]["format"] == "full"
+    world.finetune("reversed", base=BASE, adapter=ref("FineTuneJob", "merged"))
+    wrong = world.until_condition("reversed", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
+    assert "without output.merge" in wrong["message"]
 
 
 def test_a_cause_is_passed_down_the_chain(world: World) -> None:

@@ -131,7 +131,12 @@ def domain(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def merged(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return qlora(out, corpus, base).model_copy(update={"merge": True})
+
+
 KINDS = {
+    "merged": (merged, "model.safetensors"),
     "domain": (domain, "adapter_model.safetensors"),
     "continued": (continued, "model.safetensors"),
     "mlm continued": (mlm_continued, "model.safetensors"),

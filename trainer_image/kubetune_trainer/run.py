@@ -25,7 +25,7 @@ from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
-from kubetune_trainer.methods import former, full, lora, qlora
+from kubetune_trainer.methods import former, full, lora, merge, qlora
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
@@ -162,6 +162,8 @@ class _Run:
         trained: torch.nn.Module = self.method.apply(
             base.to(self.accelerator.device), self.spec, self.objective.HEAD, fresh
         )
+        if self.spec.merge and self.spec.model.path:
+            merge.check(trained, Path(self.spec.model.path))
         if self.spec.data.packing:
             with runtime.autocast(base.device, self.precision):
                 models.check_isolation(base)
@@ -294,7 +296,12 @@ class _Run:
         )
 
         def fill(folder: Path) -> dict[str, Any]:
-            exported: dict[str, Any] = self.method.export(trained, self.prepared.tokenizer, folder)
+            exported: dict[str, Any]
+            if self.spec.merge:
+                head = self.objective.HEAD
+                exported = merge.export(trained, self.spec, self.prepared, head, folder, self.stop)
+            else:
+                exported = self.method.export(trained, self.prepared.tokenizer, folder)
             report.write(folder, facts)
             return exported
 

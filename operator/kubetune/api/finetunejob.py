@@ -10,7 +10,7 @@ from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
 from kubetune.api.reinforcement import Grpo, Ppo, Reward, Rollout
 from kubetune.api.source import AdapterStart, BaseSource
 from kubetune.api.stages import STAGE_RULES
-from kubetune.api.training import Checkpoint, Compute, FineTuneTraining, Output
+from kubetune.api.training import Checkpoint, Compute, FineTuneOutput, FineTuneTraining
 
 
 class Lora(Block):
@@ -94,6 +94,11 @@ class FineTuneJobSpec(Lifecycle):
                 "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
                 field_path=".lora",
             ),
+            cel(
+                "!has(self.output.merge) || !self.output.merge || self.method in ['lora', 'qlora']",
+                "there is no adapter to merge: remove merge or change method to lora or qlora",
+                field_path=".output.merge",
+            ),
             *STAGE_RULES,
         )
     )  # fmt: skip
@@ -135,7 +140,7 @@ class FineTuneJobSpec(Lifecycle):
     """Optimisation."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
-    output: Output
+    output: FineTuneOutput
     """Where the result goes."""
     compute: Compute = Compute()
     """What it runs on."""

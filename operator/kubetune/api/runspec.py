@@ -180,6 +180,8 @@ class RunSpec(Block):
     """What is trainable."""
     lora: Lora | None = None
     """Set with methods lora and qlora, unless they start from an adapter."""
+    merge: Literal[True] | None = None
+    """Set where the adapter is to be merged into the base."""
     adapter: RunAdapter | None = None
     """Set where they start from an adapter, whose rank and targets hold then."""
     quantization: Quantization | None = None
@@ -225,7 +227,7 @@ class RunSpec(Block):
     @property
     def format(self) -> Literal["full", "lora"]:
         """What it makes: full weights, or a LoRA adapter."""
-        return "lora" if self.method in LORA_METHODS else "full"
+        return "lora" if self.method in LORA_METHODS and not self.merge else "full"
 
     @property
     def metrics(self) -> list[Metric]:

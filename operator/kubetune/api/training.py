@@ -99,6 +99,15 @@ class Output(Block):
     AdapterSet serves it and no unfinished job starts from it; until then the job stays, too."""
 
 
+class FineTuneOutput(Output):
+    """As of a PretrainJob, and in which form."""
+
+    merge: bool = False
+    """With methods lora and qlora: write full weights, the base with the adapter merged into it, in the
+    base's own dtype. Another job may start from them as its baseModel; an AdapterSet serves them as a base
+    only. Merging takes memory for the base in fp32, whatever the method."""
+
+
 class Cache(Block):
     """Where downloads are kept for later attempts and other jobs."""
 

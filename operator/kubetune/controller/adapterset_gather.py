@@ -82,7 +82,7 @@ def observed_job(kind: JobKind, job: Object) -> ObservedJob:
     spec = parse_spec({**job, "kind": kind})
     rank = None
     if isinstance(spec, FineTuneJobSpec) and spec.method in LORA_METHODS and spec.adapter is None:
-        rank = (spec.lora or Lora()).rank
+        rank = None if spec.output.merge else (spec.lora or Lora()).rank
     return ObservedJob(
         kind=kind,
         name=job["metadata"]["name"],

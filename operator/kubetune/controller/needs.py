@@ -133,13 +133,18 @@ def _wrong_stage(name: str, field: str, stage: str) -> Need | None:
 
 def _wrong_format(name: str, field: str, format: str) -> Need | None:
     """Why weights of a format are not what a field asks for."""
-    if field == "baseModel" and format != "full":
-        return Need(False, "NotFullWeights", f"{name} produced a lora adapter: name a job with full weights")
+    if field in ("baseModel", "model.from") and format != "full":
+        return Need(
+            False,
+            "NotFullWeights",
+            f"{name} produced a {format} adapter: name a job of full weights, or with output.merge",
+        )
     if field == "adapter" and format != "lora":
         return Need(
             False,
             "NotAnAdapter",
-            f"{name} produced full weights: name it as baseModel, or name a job with method: lora",
+            f"{name} produced full weights: name it as baseModel, or a job with method: lora and without "
+            "output.merge",
         )
     return None
 

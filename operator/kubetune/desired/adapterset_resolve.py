@@ -209,7 +209,8 @@ def _artifact_of(
     assert artifact is not None, "only finished jobs are candidates"
     if artifact.format != "lora":
         raise Unresolved(
-            "NotAnAdapter", f"FineTuneJob {job.name} made {artifact.format} weights: use method lora"
+            "NotAnAdapter",
+            f"FineTuneJob {job.name} made {artifact.format} weights: use method lora, without output.merge",
         )
     belongs_to = artifact.base_model_digest
     if base and base.digest and belongs_to and belongs_to != base.digest:

@@ -96,6 +96,7 @@ def run_spec(
         stage=spec.stage,
         method=spec.method,
         lora=(spec.lora or Lora()) if spec.method in LORA_METHODS and spec.adapter is None else None,
+        merge=True if spec.output.merge else None,
         adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
         dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,

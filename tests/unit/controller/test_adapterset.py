@@ -14,9 +14,11 @@ from kubetune.controller.adapterset import (
     pods_refused,
     rolling,
 )
+from kubetune.controller.adapterset_gather import observed_job
 from kubetune.desired.adapterset_engine import EngineLimits
 from kubetune.status.adapterset import Observed
 from kubetune.status.adapterset_pods import ObservedPod
+from tests.fixtures.manifests import merge, minimal
 
 LIMITS = EngineLimits(2, 16, ("models",))
 
@@ -29,6 +31,21 @@ def pod(rank: int) -> dict[str, Any]:
     args = ["--max-loras=2", f"--max-lora-rank={rank}"]
     volumes = [{"name": "claim-0", "persistentVolumeClaim": {"claimName": "models"}}]
     return {"spec": {"initContainers": [{"name": "engine", "args": args}], "volumes": volumes}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "rank"),
+    [
+        ({"lora": {"rank": 64}}, 64),
+        ({"method": "qlora"}, 16),
+        ({"method": "full"}, None),
+        ({"lora": {"rank": 64}, "output": {"merge": True}}, None),
+    ],
+    ids=["its own", "by default", "full weights", "merged"],
+)
+def test_the_rank_that_engines_make_room_for(spec: dict[str, Any], rank: int | None):
+    job = minimal("FineTuneJob")
+    assert observed_job("FineTuneJob", merge(job, {"spec": spec})).rank == rank
 
 
 @pytest.mark.parametrize(

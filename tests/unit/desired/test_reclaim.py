@@ -90,7 +90,7 @@ def test_users(sets: list[Any], jobs: list[Any], expected: list[str]):
 
 def test_a_reward_model_by_name_is_kept():
     judge = {**BASE, "kind": "FineTuneJob"}
-    assert users(judge, [], [judged(ref("base", "FineTuneJob"))]) == [STARTS]
+    assert users(judge, [], by_kind([judged(ref("base", "FineTuneJob"))])) == [STARTS]
 
 
 def test_a_job_that_made_nothing_is_waited_for_by_nobody():

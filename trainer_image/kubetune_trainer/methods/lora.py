@@ -73,9 +73,7 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     Raises:
         RuntimeError: every B is still zero, so the adapter would change nothing.
     """
-    zero = [n for n, p in model.named_parameters() if "lora_B" in n and not p.any()]
-    if zero and len(zero) == sum("lora_B" in n for n, _ in model.named_parameters()):
-        raise RuntimeError("the adapter is all zero after training")
+    check_changed(model)
     model.save_pretrained(folder, save_embedding_layers=False)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -88,6 +86,17 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return {"rank": config["r"], "target_modules": config["target_modules"]}
+
+
+def check_changed(model: PeftModel) -> None:
+    """See to it that training has changed something.
+
+    Raises:
+        RuntimeError: every B is still zero, so the adapter would change nothing.
+    """
+    zero = [n for n, p in model.named_parameters() if "lora_B" in n and not p.any()]
+    if zero and len(zero) == sum("lora_B" in n for n, _ in model.named_parameters()):
+        raise RuntimeError("the adapter is all zero after training")
 
 
 def _short(model: PeftModel) -> list[str]:
