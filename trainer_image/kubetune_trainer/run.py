@@ -25,7 +25,7 @@ from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
-from kubetune_trainer.methods import former, full, lora, qlora
+from kubetune_trainer.methods import former, full, lora, prompt_tuning, qlora
 from kubetune_trainer.objectives import classification, clm, dpo, mlm, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.outcome import Outcome
@@ -43,7 +43,12 @@ OBJECTIVES: dict[str, ModuleType] = {
     "reward": reward,
     "classification": classification,
 }
-METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
+METHODS: dict[str, ModuleType] = {
+    "full": full,
+    "lora": lora,
+    "qlora": qlora,
+    "prompt-tuning": prompt_tuning,
+}
 LARGEST_MICRO_BATCH = 32
 WATCHES = 10
 """How often the held-out loss is measured during training."""

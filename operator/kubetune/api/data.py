@@ -101,8 +101,8 @@ class FineTuneData(Block):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest example in tokens; longer ones are cut and counted."""
     packing: bool = True
-    """Put several short examples into one sequence, isolated from each other. Pairs of format preference and
-    texts of format classification are never packed."""
+    """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
+    texts of format classification and whatever method prompt-tuning trains on are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[

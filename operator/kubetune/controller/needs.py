@@ -83,9 +83,15 @@ class _Found:
 
 
 _WRONG_FORMAT = {
-    "full": ("NotFullWeights", "produced a lora adapter: name a job with full weights"),
-    "lora": ("NotAnAdapter", "produced full weights: name it as baseModel, or name a job with method: lora"),
+    ("full", "lora"): ("NotFullWeights", "produced a lora adapter: name a job with full weights"),
+    ("full", "prompt"): ("NotFullWeights", "produced virtual tokens: name a job with full weights"),
+    ("lora", "full"): (
+        "NotAnAdapter",
+        "produced full weights: name it as baseModel, or name a job with method: lora",
+    ),
+    ("lora", "prompt"): ("NotAnAdapter", "produced virtual tokens: name a job with method: lora"),
 }
+"""(wanted, found) -> reason, what is wrong."""
 
 
 async def _artifact(
@@ -100,7 +106,7 @@ async def _artifact(
     if artifact is None:
         return None, need
     if artifact.format != form:
-        reason, why = _WRONG_FORMAT[form]
+        reason, why = _WRONG_FORMAT[form, artifact.format]
         return None, Need(False, reason, f"{_named(source)} {why}")
     return _Found(artifact.uri, artifact.digest, None, artifact.base_model_digest), need
 
