@@ -1,12 +1,15 @@
 """Whole runs of tiny models, as the operator starts them."""
 
+import gzip
 import json
 import math
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from peft import PeftModel
+from pyarrow import parquet
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -119,6 +122,26 @@ def test_fine_tuning(run: Run, base: Path, corpus: Path, tmp_path: Path, method:
         output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     assert answer.strip() == message.evaluation.samples[0].after
+
+
+def test_packed_files_make_the_very_model_that_plain_ones_make(run: Run, corpus: Path, tmp_path: Path):
+    web, books = (corpus / name for name in ("web.jsonl", "books/one.jsonl"))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "1.jsonl.gz").write_bytes(gzip.compress(web.read_bytes()))
+    rows = [json.loads(line) for line in books.read_text().splitlines()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), packed / "2.parquet")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "all.jsonl").write_bytes(web.read_bytes() + books.read_bytes())
+    weights = []
+    for folder in (plain, packed):
+        out = tmp_path / f"{folder.name}-out"
+        ended = run(pretrain_spec(out, source(folder, root=tmp_path), training={"max_steps": 3}))
+        assert ended.code == 0, ended.out
+        assert ended.message.data.documents == 210
+        weights.append((out / "artifact/model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_all_formats_together_by_epochs(run: Run, base: Path, tmp_path: Path):

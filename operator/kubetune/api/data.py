@@ -24,22 +24,22 @@ _SOME_WEIGHT = Check(
 
 
 class MixtureSource(Block):
-    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`, field `text`) or plain text
-    (`.txt`)."""
+    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`) or Parquet (`.parquet`) with a field
+    `text`, or plain text (`.txt`); .jsonl and .txt also compressed (`.gz`, `.zst`)."""
 
     model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
 
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file, a folder or a glob; of a folder all .jsonl and .txt files below it. pvc://, configmap://,
-    https:// (one file), s3:// or hf://."""
+    """A file, a folder or a glob; of a folder all files below it that end in .jsonl, .json, .txt or .parquet,
+    or in .jsonl or .txt with .gz or .zst. pvc://, configmap://, https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     weight: Weight = 1.0
     """Share of tokens seen, relative to the other weights."""
     text_field: Annotated[str, Field(min_length=1, max_length=63)] = "text"
-    """Field of a JSON line that holds the text."""
+    """Field of a JSON line, or column of a table, that holds the text."""
 
 
 class Validation(Block):
@@ -73,8 +73,9 @@ class FineTuneSource(Block):
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file (.json, .jsonl; .txt with format text), a folder or a glob. pvc://, configmap://, https:// (one
-    file), s3:// or hf://."""
+    """A file (.json, .jsonl, .parquet; .txt with format text; .jsonl and .txt also with .gz or .zst), a
+    folder or a glob. A row of a table is read as the JSON object of its columns. pvc://, configmap://,
+    https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     format: Format
