@@ -13,7 +13,7 @@ Format = Literal[
     "classification",
 ]  # fmt: skip
 Metric = Literal[
-    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1"
+    "loss", "perplexity", "token-accuracy", "exact-match", "rouge-l", "accuracy", "reward-margin", "f1"
 ]  # fmt: skip
 
 _SOME_WEIGHT = Check(
@@ -138,7 +138,9 @@ class Evaluation(Block):
     metrics: Annotated[list[Metric] | None, Field(max_length=6, json_schema_extra=SET_LIST)] = None
     """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
-    of examples whose greedy answer equals the reference. Default: loss, perplexity. Of stages that learn from
+    of examples whose greedy answer equals the reference; rouge-l: how much of the reference's words the
+    greedy answer has in the same order, the mean F-measure of their longest common subsequence (Lin 2004).
+    Default: loss, perplexity. Of stages that learn from
     preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
     difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
     classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and

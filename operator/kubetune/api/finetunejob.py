@@ -150,10 +150,10 @@ class FineTuneJobSpec(Lifecycle):
             cel(
                 "!has(self.evaluation) || !has(self.evaluation.metrics) || self.evaluation.metrics.all(m, "
                 f"m == 'loss' || m in ({_PREFERS} ? ['accuracy', 'reward-margin'] : {_CLASSIFIES} ? "
-                "['accuracy', 'f1'] : ['perplexity', 'token-accuracy', 'exact-match']))",
+                "['accuracy', 'f1'] : ['perplexity', 'token-accuracy', 'exact-match', 'rouge-l']))",
                 "beside loss, stages dpo and reward are measured by accuracy and reward-margin, "
-                "classification by accuracy and f1, sft by perplexity, token-accuracy and "
-                "exact-match: choose of these",
+                "classification by accuracy and f1, sft by perplexity, token-accuracy, "
+                "exact-match and rouge-l: choose of these",
                 field_path=".evaluation.metrics",
             ),
             cel(
