@@ -181,6 +181,11 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     world.finetune("wrong", base=BASE, adapter=ref("whole"))
     refused = world.until_condition("wrong", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
     assert "FineTuneJob whole produced full weights" in refused["message"]
+    world.finetune("prompt", "succeed", base=BASE, method="prompt-tuning")
+    world.until_phase("prompt", "Succeeded", "FineTuneJob", seconds=60)
+    world.finetune("unfit", base=BASE, adapter=ref("prompt"))
+    refused = world.until_condition("unfit", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
+    assert "FineTuneJob prompt produced virtual tokens" in refused["message"]
     world.finetune("strange", base=ref("whole"), adapter=ref("second"))
     refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob")
     assert "FineTuneJob second was trained on base sha256:" in refused["message"]

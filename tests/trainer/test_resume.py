@@ -17,7 +17,7 @@ from transformers import BertForMaskedLM
 
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
-from kubetune.api.finetunejob import Classification, Lora
+from kubetune.api.finetunejob import Classification, Lora, PromptTuning
 from kubetune.api.pretrainjob import Mlm
 from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
 from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
@@ -49,6 +49,15 @@ def qlora(out: Path, corpus: Path, base: Path) -> RunSpec:
         out, base, source(corpus / "pairs.jsonl", "alpaca"), method="qlora",
         lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG},
         checkpoint=Checkpoint(every_steps=5),
+    )  # fmt: skip
+
+
+def prompt_tuning(out: Path, corpus: Path, base: Path) -> RunSpec:
+    return finetune_spec(
+        out, base, source(corpus / "pairs.jsonl", "alpaca"), method="prompt-tuning", packing=False,
+        prompt_tuning=PromptTuning(virtual_tokens=5), training={"max_steps": LONG},
+        checkpoint=Checkpoint(every_steps=5),
+        evaluation=Evaluation(sample_prompts=["What is cat1?"], max_new_tokens=8),
     )  # fmt: skip
 
 
@@ -149,6 +158,7 @@ KINDS = {
     "pretrain": (pretrain, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),
     "qlora": (qlora, "adapter_model.safetensors"),
+    "prompt-tuning": (prompt_tuning, "adapter_model.safetensors"),
     "adapter": (adapter, "adapter_model.safetensors"),
 }
 

@@ -4,7 +4,7 @@
     run        one run in order: data, model, baseline, training, evaluation, artifact
     sources    what is downloaded first: https, s3, hf
     objectives what is learned (clm, mlm, sft, classification, dpo, reward): run spec -> rows
-    methods    what is trainable (full, lora, qlora): base model -> trainable model -> files
+    methods    what is trainable (full, lora, qlora, prompt tuning): base model -> trainable model -> files
     data       files -> records -> examples -> tokens -> rows
     loop       optimizer steps; checkpoint, baseline, artifact: what is kept, each complete or absent
     progress   live numbers to the operator; report: what a person reads afterwards

@@ -59,7 +59,7 @@ def write(
             files=[ManifestFile(path=f.path, sha256=f.sha256, size_bytes=f.size) for f in files],
             job=spec.job,
             run_spec_digest=spec.digest(),
-            base_model_digest=base_digest if spec.format == "lora" else None,
+            base_model_digest=None if spec.format == "full" else base_digest,
             created=rfc3339(),
             report=report,
             **facts,

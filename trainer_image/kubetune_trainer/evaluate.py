@@ -3,19 +3,23 @@
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from operator import eq
+from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
 from kubetune_trainer.model import evaluating
-from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.rouge import rouge_l
 from kubetune_trainer.signals import Stop
 
 BATCH_TOKENS = 8192
+ANSWERED: dict[str, Callable[[str, str], float]] = {"exact-match": eq, "rouge-l": rouge_l}
+"""Metrics of a greedy answer and its reference, spaces at the ends aside; the mean is reported."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,15 @@ def evaluate(
     found: dict[str, float] = {}
     if prepared.measure:
         found = prepared.measure(stop)
-    elif data.rows and set(spec.metrics) - {"exact-match"}:
+    elif data.rows and set(spec.metrics) - ANSWERED.keys():
         found = measure(model, data.rows, prepared, stop)
-    if data.questions and "exact-match" in spec.metrics:
-        limit = spec.evaluation.max_new_tokens
+    if data.questions and ANSWERED.keys() & spec.metrics:
+        prompts, limit = [(q.prompt, q.special) for q in data.questions], spec.evaluation.max_new_tokens
         with model.autocast():
-            found["exact-match"] = exact_match(model.model, prepared.tokenizer, data, limit, stop)
+            answered = answers(model.model, prepared.tokenizer, prompts, limit, stop)
+        for name in ANSWERED.keys() & spec.metrics:
+            pairs = zip(answered, data.questions, strict=True)
+            found[name] = fmean(ANSWERED[name](text, q.answer.strip()) for text, q in pairs)
     said = samples(model, prepared, spec, stop)
     metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}
     return Measured(metrics, said, time.monotonic() - started)
@@ -85,11 +92,3 @@ def in_batches(rows: Sequence[Sized], stop: Stop | None) -> Iterator[list[int]]:
         count = max(1, BATCH_TOKENS // lengths[ordered[-1]])
         yield ordered[-count:]
         ordered = ordered[:-count]
-
-
-def exact_match(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: EvaluationSet, limit: int, stop: Stop
-) -> float:
-    """Share of questions whose greedy answer equals the reference, spaces at the ends aside."""
-    said = answers(model, tokenizer, [(q.prompt, q.special) for q in data.questions], limit, stop)
-    return sum(s == q.answer.strip() for s, q in zip(said, data.questions, strict=True)) / len(said)

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kubetune.api.data import Evaluation
 from kubetune_trainer.loss import LossModel
-from kubetune_trainer.model import end_tokens, evaluating
+from kubetune_trainer.model import context_of, end_tokens, evaluating
 from kubetune_trainer.signals import Stop
 
 BATCH = 64
@@ -44,7 +44,7 @@ def answers(
         limit: tokens of an answer at most.
         stop: looked at after each token.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    context = context_of(model) or 1 << 30
     limit = min(limit, context - 1)
     tokens = [list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text, special in prompts]
     tokens = [(t or [tokenizer.eos_token_id])[-(context - limit) :] for t in tokens]

@@ -17,6 +17,9 @@ from kubetune_trainer.files import leads_into
 from kubetune_trainer.heads import CAUSAL_LM, MASKED_LM, Head
 from kubetune_trainer.log import say
 
+PREFIX = "soft_prompt"
+"""Name of the part of a model that holds its virtual tokens, if it has any."""
+
 
 def create(
     config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, length: int, head: Head = CAUSAL_LM
@@ -139,13 +142,19 @@ def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
     return sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in chosen)
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """Tokens that a model's positions reach, less its virtual ones; None without a limit."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    return None if positions is None else positions - len(getattr(model, PREFIX, ()))
+
+
 def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
     """Refuse sequences that the model's positions do not reach.
 
     Raises:
         InvalidSpec: they do not.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and length > context:
         raise InvalidSpec(f"data.sequenceLength {length} exceeds the model's context of {context}: {remedy}")
 

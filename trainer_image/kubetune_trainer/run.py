@@ -25,7 +25,7 @@ from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
-from kubetune_trainer.methods import former, full, lora, merge, qlora
+from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
@@ -47,7 +47,12 @@ OBJECTIVES: dict[str, ModuleType] = {
     "grpo": grpo,
     "classification": classification,
 }
-METHODS: dict[str, ModuleType] = {"full": full, "lora": lora, "qlora": qlora}
+METHODS: dict[str, ModuleType] = {
+    "full": full,
+    "lora": lora,
+    "qlora": qlora,
+    "prompt-tuning": prompt_tuning,
+}
 LARGEST_MICRO_BATCH = 32
 WATCHES = 10
 """How often the held-out loss is measured during training."""

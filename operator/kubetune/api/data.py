@@ -13,7 +13,8 @@ Format = Literal[
     "classification", "prompts",
 ]  # fmt: skip
 Metric = Literal[
-    "loss", "perplexity", "token-accuracy", "exact-match", "accuracy", "reward-margin", "f1", "reward", "kl",
+    "loss", "perplexity", "token-accuracy", "exact-match", "rouge-l", "accuracy", "reward-margin", "f1",
+    "reward", "kl",
 ]  # fmt: skip
 
 _SOME_WEIGHT = Check(
@@ -24,22 +25,22 @@ _SOME_WEIGHT = Check(
 
 
 class MixtureSource(Block):
-    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`, field `text`) or plain text
-    (`.txt`)."""
+    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`) or Parquet (`.parquet`) with a field
+    `text`, or plain text (`.txt`); .jsonl and .txt also compressed (`.gz`, `.zst`)."""
 
     model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
 
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file, a folder or a glob; of a folder all .jsonl and .txt files below it. pvc://, configmap://,
-    https:// (one file), s3:// or hf://."""
+    """A file, a folder or a glob; of a folder all files below it that end in .jsonl, .json, .txt or .parquet,
+    or in .jsonl or .txt with .gz or .zst. pvc://, configmap://, https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     weight: Weight = 1.0
     """Share of tokens seen, relative to the other weights."""
     text_field: Annotated[str, Field(min_length=1, max_length=63)] = "text"
-    """Field of a JSON line that holds the text."""
+    """Field of a JSON line, or column of a table, that holds the text."""
 
 
 class Validation(Block):
@@ -73,8 +74,9 @@ class FineTuneSource(Block):
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file (.json, .jsonl; .txt with format text), a folder or a glob. pvc://, configmap://, https:// (one
-    file), s3:// or hf://."""
+    """A file (.json, .jsonl, .parquet; .txt with format text; .jsonl and .txt also with .gz or .zst), a
+    folder or a glob. A row of a table is read as the JSON object of its columns. pvc://, configmap://,
+    https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     format: Format
@@ -104,7 +106,7 @@ class FineTuneData(Block):
     sequence: a document goes on in the next one."""
     packing: bool = True
     """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
-    texts of format classification and prompts are never packed."""
+    texts of format classification, prompts, and whatever method prompt-tuning trains on are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[
@@ -139,8 +141,10 @@ class Evaluation(Block):
     metrics: Annotated[list[Metric] | None, Field(max_length=6, json_schema_extra=SET_LIST)] = None
     """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share
-    of examples whose greedy answer equals the reference. Of stage domain the first three, per token of the
-    documents. Default: loss, perplexity. Of stages that learn from
+    of examples whose greedy answer equals the reference; rouge-l: how much of the reference's words the
+    greedy answer has in the same order, the mean F-measure of their longest common subsequence (Lin 2004).
+    Of stage domain the first three, per token of the documents. Default: loss, perplexity. Of stages that
+    learn from
     preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
     difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
     classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and

@@ -42,6 +42,16 @@ class Quantization(Block):
     """Quantise the scales, too: 0.37 bit less per weight."""
 
 
+class PromptTuning(Block):
+    """Virtual tokens before every sequence (Lester et al. 2021), as in peft's PromptTuningConfig."""
+
+    virtual_tokens: Annotated[int, Field(ge=1, le=1024)] = 20
+    """How many. They take room of the model's context: data.sequenceLength and they must fit it together."""
+    init_text: Annotated[str, Field(max_length=4096)] = ""
+    """They begin as the embeddings of this text's tokens, repeated or cut to their number: best what names
+    the task or its answers. Default: random ones of the 5,000 most common tokens."""
+
+
 LORA_METHODS = ("lora", "qlora")
 """Methods whose result is a LoRA adapter."""
 
@@ -69,8 +79,8 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "stage", "method", "lora", "quantization", "dpo", "reward", "rollout",
-                "ppo", "grpo", "classification", "data", "evaluation", "training", "checkpoint", "output",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "promptTuning", "dpo", "reward",
+                "rollout", "ppo", "grpo", "classification", "data", "evaluation", "training", "checkpoint", "output",
                 kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
@@ -83,6 +93,16 @@ class FineTuneJobSpec(Lifecycle):
                 "!has(self.quantization) || self.method == 'qlora'",
                 "quantization goes with method: qlora: remove it or change method",
                 field_path=".quantization",
+            ),
+            cel(
+                "!has(self.promptTuning) || self.method == 'prompt-tuning'",
+                "promptTuning goes with method: prompt-tuning: remove it or change method",
+                field_path=".promptTuning",
+            ),
+            cel(
+                "self.method != 'prompt-tuning' || self.stage in ['sft', 'dpo']",
+                "method prompt-tuning goes with stages sft and dpo: change one of them",
+                field_path=".method",
             ),
             cel(
                 "!has(self.adapter) || self.method in ['lora', 'qlora']",
@@ -114,12 +134,15 @@ class FineTuneJobSpec(Lifecycle):
     good an answer is, learned from pairs of answers; ppo and grpo: the model answers prompts and learns from
     the rewards of its answers, by proximal policy optimisation or by comparing several answers to one prompt;
     classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
-    method: Literal["lora", "qlora", "full"] = "lora"
-    """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight."""
+    method: Literal["lora", "qlora", "full", "prompt-tuning"] = "lora"
+    """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight;
+    prompt-tuning: train virtual tokens that stand before every sequence, which no AdapterSet serves."""
     lora: Lora | None = None
     """Settings of methods lora and qlora; when absent those of the adapter, or else the defaults, hold."""
     quantization: Quantization | None = None
     """Settings of method qlora; the defaults are used when absent."""
+    prompt_tuning: PromptTuning | None = None
+    """Settings of method prompt-tuning; the defaults are used when absent."""
     dpo: Dpo | None = None
     """Settings of stage dpo; the defaults are used when absent."""
     reward: Reward | None = None

@@ -80,7 +80,7 @@ class ArtifactStatus(Block):
     size_bytes: int
     """Size of its files together."""
     format: str
-    """full: full weights; lora: a peft adapter."""
+    """full: full weights; lora: a LoRA adapter of peft; prompt: virtual tokens, an adapter of peft, too."""
     base_model_digest: str | None = None
     """Digest of the model that an adapter belongs to."""
     rank: int | None = None
@@ -128,7 +128,7 @@ class PlanStatus(Block):
     """What the settings left open became."""
 
     method: str
-    """full or lora."""
+    """As in the job."""
     parameters: int
     """Parameters of the model."""
     trainable_parameters: int

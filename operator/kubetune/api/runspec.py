@@ -7,7 +7,7 @@ import json
 from typing import Any, Literal
 
 from kubetune.api.data import Evaluation, Format, Metric
-from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, Quantization
+from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, PromptTuning, Quantization
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import Mlm, TokenizerTraining
 from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
@@ -28,6 +28,9 @@ SECRET_ROOT = "/mnt/secret"
 CACHE_ROOT = "/var/cache/kubetune"
 """What is downloaded goes to an emptyDir here, unless the job has a cache. In any case a link is here by
 which each remote source is found."""
+
+ArtifactFormat = Literal["full", "lora", "prompt"]
+"""full: full weights; lora: a LoRA adapter of peft; prompt: virtual tokens, an adapter of peft, too."""
 
 USUAL_METRICS: dict[str, list[Metric]] = {
     "pretrain": ["loss", "perplexity"],
@@ -176,7 +179,7 @@ class RunSpec(Block):
     """Set when a tokenizer is to be trained; else it comes with the base model."""
     mlm: Mlm | None = None
     """Set with stage mlm."""
-    method: Literal["full", "lora", "qlora"]
+    method: Literal["full", "lora", "qlora", "prompt-tuning"]
     """What is trainable."""
     lora: Lora | None = None
     """Set with methods lora and qlora, unless they start from an adapter."""
@@ -186,6 +189,8 @@ class RunSpec(Block):
     """Set where they start from an adapter, whose rank and targets hold then."""
     quantization: Quantization | None = None
     """Set with method qlora."""
+    prompt_tuning: PromptTuning | None = None
+    """Set with method prompt-tuning."""
     dpo: Dpo | None = None
     """Set with stage dpo."""
     reward: RunReward | None = None
@@ -225,8 +230,10 @@ class RunSpec(Block):
         return chosen
 
     @property
-    def format(self) -> Literal["full", "lora"]:
-        """What it makes: full weights, or a LoRA adapter."""
+    def format(self) -> ArtifactFormat:
+        """What it makes: full weights, or an adapter of some kind."""
+        if self.method == "prompt-tuning":
+            return "prompt"
         return "lora" if self.method in LORA_METHODS and not self.merge else "full"
 
     @property

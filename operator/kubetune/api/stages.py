@@ -20,7 +20,7 @@ _METRICS = {
     CLASSES: ["loss", "accuracy", "f1"],
     REWARDED: ["reward", "kl"],
     DOCUMENTS: ["loss", "perplexity", "token-accuracy"],
-    ("sft",): ["loss", "perplexity", "token-accuracy", "exact-match"],
+    ("sft",): ["loss", "perplexity", "token-accuracy", "exact-match", "rouge-l"],
 }
 _TEXTS = "stage domain reads documents, format text: change format or stage"
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from kubetune.api.meta import Block
-from kubetune.api.runspec import JobIdentity
+from kubetune.api.runspec import ArtifactFormat, JobIdentity
 from kubetune.artifacts.digest import MANIFEST
 
 
@@ -31,8 +31,8 @@ class Manifest(Block):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    format: Literal["full", "lora"]
-    """full: full weights; lora: a peft adapter."""
+    format: ArtifactFormat
+    """What it is."""
     digest: str
     """Digest of the files below."""
     files: list[ManifestFile]

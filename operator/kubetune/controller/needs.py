@@ -131,15 +131,20 @@ def _wrong_stage(name: str, field: str, stage: str) -> Need | None:
     return None
 
 
+_MADE = {"lora": "a lora adapter", "prompt": "virtual tokens", "full": "full weights"}
+
+
 def _wrong_format(name: str, field: str, format: str) -> Need | None:
     """Why weights of a format are not what a field asks for."""
     if field in ("baseModel", "model.from") and format != "full":
         return Need(
             False,
             "NotFullWeights",
-            f"{name} produced a {format} adapter: name a job of full weights, or with output.merge",
+            f"{name} produced {_MADE[format]}: name a job of full weights, or with output.merge",
         )
-    if field == "adapter" and format != "lora":
+    if field == "adapter" and format == "prompt":
+        return Need(False, "NotAnAdapter", f"{name} produced {_MADE[format]}: name a job with method: lora")
+    if field == "adapter" and format == "full":
         return Need(
             False,
             "NotAnAdapter",

@@ -208,9 +208,10 @@ def _artifact_of(
     artifact = job.status.artifact
     assert artifact is not None, "only finished jobs are candidates"
     if artifact.format != "lora":
+        made = "virtual tokens, which no engine serves" if artifact.format == "prompt" else "full weights"
         raise Unresolved(
             "NotAnAdapter",
-            f"FineTuneJob {job.name} made {artifact.format} weights: use method lora, without output.merge",
+            f"FineTuneJob {job.name} made {made}: use method lora, without output.merge",
         )
     belongs_to = artifact.base_model_digest
     if base and base.digest and belongs_to and belongs_to != base.digest:

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from kubetune.api.data import Evaluation, EvaluationData, FineTuneSource, MixtureSource
-from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, FineTuneJobSpec, Lora, Quantization
+from kubetune.api.finetunejob import (
+    LORA_METHODS,
+    Classification,
+    Dpo,
+    FineTuneJobSpec,
+    Lora,
+    PromptTuning,
+    Quantization,
+)
 from kubetune.api.pretrainjob import Mlm, PretrainJobSpec, Tokenizer
 from kubetune.api.reinforcement import Grpo, Ppo, Rollout
 from kubetune.api.runspec import (
@@ -89,6 +97,7 @@ def run_spec(
         raise ValueError("a FineTuneJob needs a resolved base model")
     measured = spec.evaluation.data
     classifies = spec.stage == "classification"
+    tunes_prompt = spec.method == "prompt-tuning"
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
     read += [folder.uri for folder in (adapter, reward) if folder]
     return RunSpec(
@@ -99,6 +108,7 @@ def run_spec(
         merge=True if spec.output.merge else None,
         adapter=adapter,
         quantization=(spec.quantization or Quantization()) if spec.method == "qlora" else None,
+        prompt_tuning=(spec.prompt_tuning or PromptTuning()) if tunes_prompt else None,
         dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,
         reward=RunReward(model=reward, functions=spec.reward.functions) if spec.reward else None,
         rollout=(spec.rollout or Rollout()) if spec.stage in REWARDED else None,
@@ -112,7 +122,8 @@ def run_spec(
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
-            packing=spec.data.packing and spec.stage not in UNPACKED,
+            # Virtual tokens stand before a sequence, not before each example in it.
+            packing=spec.data.packing and spec.stage not in UNPACKED and not tunes_prompt,
             prompt_loss=spec.data.prompt_loss,
             labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,

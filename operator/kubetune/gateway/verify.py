@@ -80,9 +80,8 @@ def check_manifest(copy: Path, limits: Limits) -> None:
     except ManifestError as error:
         raise Refused(Reason.UNSUPPORTED, f"{error}: remove the file or restore it") from error
     if manifest.format != "lora":
-        raise Refused(
-            Reason.UNSUPPORTED, f"the artifact holds {manifest.format} weights: serve a LoRA adapter"
-        )
+        held = "virtual tokens" if manifest.format == "prompt" else "full weights"
+        raise Refused(Reason.UNSUPPORTED, f"the artifact holds {held}: serve a LoRA adapter")
     belongs_to = manifest.base_model_digest
     if belongs_to and limits.base_digest and belongs_to != limits.base_digest:
         raise Refused(

@@ -80,6 +80,7 @@ def test_a_complete_job_is_resolved():
         ([job("old")], "JobNotFinished"),
         ([job("old", phase="Failed")], "JobFailed"),
         ([job("old", D1, format="full")], "NotAnAdapter"),
+        ([job("old", D1, format="prompt")], "NotAnAdapter"),
         ([job("old", D1, base_model_digest=D3)], "BaseModelMismatch"),
     ],
 )

@@ -104,10 +104,11 @@ def test_rank_too_high_in_one_layer(tmp_path: Path, limits: Limits):
     assert refusal(folder, limits).reason is Reason.RANK_TOO_HIGH
 
 
-def test_full_weights(tmp_path: Path, limits: Limits):
+@pytest.mark.parametrize(("form", "told"), [("full", "full weights"), ("prompt", "virtual tokens")])
+def test_what_is_no_lora_adapter(tmp_path: Path, limits: Limits, form: str, told: str):
     folder = write_adapter(tmp_path / "a")
-    write_manifest(folder, manifest_of(folder, "sha256:" + "1" * 64).model_copy(update={"format": "full"}))
-    assert "full weights" in str(refusal(folder, limits))
+    write_manifest(folder, manifest_of(folder, "sha256:" + "1" * 64).model_copy(update={"format": form}))
+    assert told in str(refusal(folder, limits))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,11 @@ def test_nothing_outside_the_volume_is_read(tmp_path: Path, pattern: str):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("none.jsonl", "nothing is at"), ("empty", "no .jsonl, .json or .txt"), ("data.csv", "must end in")],
+    [
+        ("none.jsonl", "nothing is at"),
+        ("empty", "ends in .jsonl, .json, .txt or .par"),
+        ("data.csv", "must end in"),
+    ],
 )
 def test_missing_data(tmp_path: Path, name: str, message: str):
     (tmp_path / "empty").mkdir()

@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 from typing import get_args
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from kubetune.api.data import Format
 from kubetune_trainer.data.examples import read_examples
@@ -57,6 +59,41 @@ def test_records_or_a_named_error(tmp_path: Path, suffix: str):
     assert read > 200
     assert len(refused) > 200
     assert [r for r in refused if not r.startswith(f"x.{suffix}, line ")] == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst", "txt.gz", "txt.zst", "parquet"])
+def test_damaged_archives_and_tables(tmp_path: Path, ending: str):
+    """Any bytes changed, left out or doubled: what can be read is, and then a named error, if any."""
+    rng = random.Random(0)
+    path = tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        talks = [{"text": f"t {i} " * 9, "label": i, "messages": GOOD[1]["messages"]} for i in range(200)]
+        parquet.write_table(pyarrow.Table.from_pylist(talks), path, row_group_size=50)
+    else:
+        plain = b"".join(b'{"text":"%d %d"}\n' % (i, rng.randrange(10**9)) for i in range(500))
+        kind = {"gz": "gzip", "zst": "zstd"}[ending.rpartition(".")[2]]
+        with pyarrow.CompressedOutputStream(str(path), kind) as stream:
+            stream.write(plain)
+    whole = path.read_bytes()
+    unit = "row" if ending == "parquet" else "line"
+    read, refused = 0, []
+    for i in range(1000):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(min(200, len(data)))
+            data[at] = rng.randrange(256)
+        if i % 5 == 0:
+            del data[rng.randrange(len(data)) :]
+        if i % 7 == 0:
+            data += data[: rng.randrange(50)]
+        path.write_bytes(data)
+        try:
+            form = rng.choice(["text", "messages", "classification"]) if ending == "parquet" else "text"
+            read += len(list(read_examples(source(path, form), Stop())))
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert [r for r in refused if not r.startswith(f"x.{ending}, {unit} ")] == []
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"], ids=["deep", "long"])

@@ -2,16 +2,17 @@
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kubetune.api.runspec import RunSource
+from kubetune_trainer.data import lines, parquet
+from kubetune_trainer.data.endings import KNOWN, kind_of
 from kubetune_trainer.errors import DataError
 
-SUFFIXES = {".jsonl", ".json", ".txt"}
 TEXT_PIECE = 32_768
 """Characters after which a .txt file is divided at the next empty line: bounds memory, and leaves something
 to hold out of a corpus that is one file."""
@@ -28,10 +29,12 @@ class Record:
     """Path below the source's mount."""
     line: int
     """Counted from 1."""
+    unit: str = "line"
+    """What is counted: lines, or rows of a table."""
 
     def error(self, problem: str) -> DataError:
         """What is wrong with this record."""
-        return DataError(f"{self.file}, line {self.line}: {problem}")
+        return DataError(f"{self.file}, {self.unit} {self.line}: {problem}")
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -43,7 +46,7 @@ class Record:
 
     def place(self) -> "Record":
         """The same without the data, to be kept."""
-        return Record({}, self.file, self.line)
+        return Record({}, self.file, self.line, self.unit)
 
 
 def files_of(source: RunSource) -> list[Path]:
@@ -64,17 +67,15 @@ def files_of(source: RunSource) -> list[Path]:
     for path in found:
         _inside(path, root, source)
     if pattern == glob.escape(source.path) and found[0].is_file():
-        if found[0].suffix not in SUFFIXES:
-            raise DataError(
-                f"source {source.name}: {found[0].name} must end in .jsonl, .json or .txt: rename it"
-            )
+        if kind_of(found[0].name) is None:
+            raise DataError(f"source {source.name}: {found[0].name} must end in {KNOWN}: rename it")
         return found
     seen: set[Path] = set()
     files = {f for path in found for f in (_below(path, root, source, seen) if path.is_dir() else [path])}
-    files = {f for f in files if f.suffix in SUFFIXES and not _hidden(f, root)}
+    files = {f for f in files if kind_of(f.name) and not _hidden(f, root)}
     if not files:
         raise DataError(
-            f"source {source.name}: no .jsonl, .json or .txt file is in {source.uri}: put one there"
+            f"source {source.name}: no file in {source.uri} ends in {KNOWN}: put one there or rename it"
         )
     once: dict[Path, Path] = {}
     for file in sorted(files):
@@ -89,7 +90,7 @@ def read_records(source: RunSource) -> Iterator[Record]:
     field.
 
     Raises:
-        DataError: missing, unreadable or malformed; names file and line.
+        DataError: missing, unreadable or malformed; names file and line, of a table the row.
     """
     root = Path(source.root).resolve()
     for path in files_of(source):
@@ -97,7 +98,7 @@ def read_records(source: RunSource) -> Iterator[Record]:
             path.relative_to(source.root).as_posix()
         )  # fmt: skip
         try:
-            yield from _READERS[path.suffix](path, name, source)
+            yield from _READERS[kind_of(path.name)](path, name, source)
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
 
@@ -141,19 +142,8 @@ def _inside(path: Path, root: Path, source: RunSource) -> Path:
     return real
 
 
-def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{name}, line {number}: not UTF-8 (byte {error.start + 1}): save the file as UTF-8"
-                ) from error
-
-
 def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
-    for number, line in _lines(path, name):
+    for number, line in lines.numbered(path, name):
         if line.strip():
             try:
                 data = json.loads(line)
@@ -171,7 +161,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
 
 def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
     """A list of records, or JSON Lines under the wrong ending."""
-    text = "".join(line for _, line in _lines(path, name))
+    text = "".join(line for _, line in lines.numbered(path, name))
     if not text.lstrip().startswith("["):
         yield from _json_lines(path, name, source)
         return
@@ -199,7 +189,7 @@ def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
 def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
     piece: list[str] = []
     size, start = 0, 1
-    for number, line in _lines(path, name):
+    for number, line in lines.numbered(path, name):
         divider = line.strip() == SEPARATOR
         if not divider:
             piece.append(line)
@@ -210,10 +200,21 @@ def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
     yield Record({source.text_field: "".join(piece).strip("\n")}, name, start)
 
 
+def _parquet(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    columns = [source.text_field] if source.format == "text" else None
+    for number, row in parquet.numbered(path, name, columns):
+        yield Record(row, name, number, "row")
+
+
 def _record(data: object, name: str, line: int) -> Record:
     if not isinstance(data, dict):
         raise DataError(f"{name}, line {line}: a record must be an object {{...}}, not {type(data).__name__}")
     return Record(data, name, line)
 
 
-_READERS = {".jsonl": _json_lines, ".json": _json, ".txt": _text}
+_READERS: dict[str | None, Callable[[Path, str, RunSource], Iterator[Record]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".txt": _text,
+    ".parquet": _parquet,
+}

@@ -41,7 +41,8 @@ def check(adapter: RunAdapter, base_digest: str) -> str:
     except ManifestError as error:
         raise InvalidSpec(f"adapter {adapter.uri}: {error}: remove the file or restore it") from error
     if manifest.format != "lora":
-        raise InvalidSpec(f"adapter {adapter.uri} holds {manifest.format} weights: name it as baseModel")
+        remedy = "name it as baseModel" if manifest.format == "full" else "name a LoRA adapter"
+        raise InvalidSpec(f"adapter {adapter.uri} is of format {manifest.format}: {remedy}")
     if manifest.base_model_digest != base_digest:
         raise BaseModelMismatch(
             f"adapter {adapter.uri} was trained on base {manifest.base_model_digest}, not on {base_digest}: "

@@ -27,7 +27,7 @@ class EvaluationSet:
     rows: Sequence[RowLike]
     """For what the loss model measures."""
     questions: list[Question]
-    """For exact match."""
+    """For metrics of answers."""
     examples: int
     """How many held-out examples (sequences of documents) the rows hold."""
 

@@ -6,7 +6,7 @@ from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.examples import SourceFacts
 
-HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "accuracy", "f1", "reward-margin", "reward"}
+HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "rouge-l", "accuracy", "f1", "reward-margin", "reward"}
 NEITHER = {"kl"}
 """How far the model has gone from where it began."""
 SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
-from kubetune_trainer.data.read import SUFFIXES
+from kubetune_trainer.data.endings import KNOWN, kind_of
 from kubetune_trainer.errors import DataError
 
 # What we never load: formats that can run code, and other frameworks' weights.
@@ -36,8 +36,8 @@ def choose_data(names: Iterable[str], path: str, where: str) -> list[str]:
     """
     names = list(names)
     if path in names:
-        if PurePosixPath(path).suffix not in SUFFIXES:
-            raise DataError(f"{where}: {path} must end in .jsonl, .json or .txt: rename it")
+        if kind_of(path) is None:
+            raise DataError(f"{where}: {path} must end in {KNOWN}: rename it")
         return [path]
     meant = re.compile(f"({_expression(path)})(/.*)?" if path else ".*", re.DOTALL)
     below = len(PurePosixPath(fixed_folder(path)).parts)
@@ -47,11 +47,10 @@ def choose_data(names: Iterable[str], path: str, where: str) -> list[str]:
     found = [
         n
         for n in found
-        if PurePosixPath(n).suffix in SUFFIXES
-        and not any(part.startswith(".") for part in PurePosixPath(n).parts[below:])
+        if kind_of(n) and not any(part.startswith(".") for part in PurePosixPath(n).parts[below:])
     ]
     if not found:
-        raise DataError(f"{where}: no .jsonl, .json or .txt file is there: put one there")
+        raise DataError(f"{where}: no file there ends in {KNOWN}: put one there or rename it")
     return found
 
 

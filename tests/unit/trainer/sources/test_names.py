@@ -24,6 +24,11 @@ NAMES = [
     "sub/.git/x.txt",
     "a[1].txt",
     "folder/.x.txt",
+    "packed/a.jsonl.gz",
+    "packed/b.txt.zst",
+    "packed/c.parquet",
+    "packed/d.json.gz",
+    "packed/e.tar.gz",
 ]
 PATTERNS = [
     "",
@@ -44,6 +49,8 @@ PATTERNS = [
     "**/deep",
     "s**b/*",
     "other/**/x.jsonl",
+    "packed",
+    "**/*.gz",
 ]
 
 
