@@ -25,6 +25,7 @@ from kubetune.artifacts.manifest import read_manifest
 from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.evaluate import BATCH_TOKENS, in_batches
 from kubetune_trainer.generate import answers
 from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel
@@ -164,6 +165,12 @@ def test_an_answer_is_the_greedy_continuation_after_the_virtual_tokens(
     assert len(set(said)) > 1
     long = [("the cat sat on a mat " * 20, True)]
     assert answers(model, tokenizer, long, 4, Stop()), "its beginning is cut for the virtual tokens, too"
+
+
+def test_batches_of_the_evaluation_make_room_for_the_virtual_tokens():
+    rows = [[0] * 2] * 20
+    assert [len(batch) for batch in in_batches(rows, Stop())] == [20]
+    assert [len(batch) for batch in in_batches(rows, Stop(), BATCH_TOKENS // 8 - 2)] == [8, 8, 4]
 
 
 def test_what_does_not_fit_is_refused(base: Path):

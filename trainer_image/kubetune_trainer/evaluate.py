@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model import evaluating, virtual_tokens
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rouge import rouge_l
 from kubetune_trainer.signals import Stop
@@ -70,21 +71,21 @@ def evaluate(
 def measure(model: Any, rows: Sequence[RowLike], prepared: Prepared, stop: Stop) -> dict[str, float]:
     """What the loss model measures on rows, "loss" being among it."""
     with evaluating(model):
-        found: dict[str, float] = model.measure(_batches(rows, prepared, model.model.device, stop))
+        found: dict[str, float] = model.measure(_batches(rows, prepared, model.model, stop))
     return found
 
 
 def _batches(
-    rows: Sequence[RowLike], prepared: Prepared, device: torch.device, stop: Stop
+    rows: Sequence[RowLike], prepared: Prepared, model: PreTrainedModel, stop: Stop
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Rows of like lengths together, the longest first."""
-    for numbers in in_batches(rows, stop):
-        yield prepared.collate([rows[i] for i in numbers], device)
+    for numbers in in_batches(rows, stop, virtual_tokens(model)):
+        yield prepared.collate([rows[i] for i in numbers], model.device)
 
 
-def in_batches(rows: Sequence[Sized], stop: Stop | None) -> Iterator[list[int]]:
-    """Numbers of rows of like lengths together, the longest first."""
-    lengths = [len(row) for row in rows]
+def in_batches(rows: Sequence[Sized], stop: Stop | None, ahead: int = 0) -> Iterator[list[int]]:
+    """Numbers of rows of like lengths together, the longest first; `ahead` more tokens stand before each."""
+    lengths = [len(row) + ahead for row in rows]
     ordered = sorted(range(len(rows)), key=lengths.__getitem__)
     while ordered:
         if stop:

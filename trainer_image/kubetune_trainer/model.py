@@ -142,10 +142,15 @@ def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
     return sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in chosen)
 
 
+def virtual_tokens(model: torch.nn.Module) -> int:
+    """How many virtual tokens stand before each row."""
+    return len(getattr(model, PREFIX, ()))
+
+
 def context_of(model: PreTrainedModel) -> int | None:
     """Tokens that a model's positions reach, less its virtual ones; None without a limit."""
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    return None if positions is None else positions - len(getattr(model, PREFIX, ()))
+    return None if positions is None else positions - virtual_tokens(model)
 
 
 def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:

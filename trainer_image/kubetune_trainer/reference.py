@@ -13,7 +13,7 @@ from kubetune_trainer.data.pairs import Pairs
 from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.files import replace_file
 from kubetune_trainer.log import say
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model import evaluating, virtual_tokens
 from kubetune_trainer.objectives.prepared import Collate
 from kubetune_trainer.signals import Stop
 
@@ -47,7 +47,7 @@ def fill(
             continue
         rows = [pairs[int(i)] for i in needed]
         with evaluating(model):
-            for part in in_batches(rows, stop):
+            for part in in_batches(rows, stop, virtual_tokens(model.model)):
                 ratios = model.log_ratios(*collate([rows[i] for i in part], model.model.device))
                 pairs.reference[[int(needed[i]) for i in part]] = ratios.cpu().numpy()
     if kept is None:

@@ -79,8 +79,9 @@ class FineTuneJobSpec(Lifecycle):
     model_config = ConfigDict(
         json_schema_extra=rules(
             *immutable(
-                "baseModel", "adapter", "stage", "method", "lora", "quantization", "promptTuning", "dpo", "reward",
-                "rollout", "ppo", "grpo", "classification", "data", "evaluation", "training", "checkpoint", "output",
+                "baseModel", "adapter", "stage", "method", "lora", "quantization", "promptTuning", "dpo",
+                "reward", "rollout", "ppo", "grpo", "classification", "data", "evaluation", "training",
+                "checkpoint", "output",
                 kind="FineTuneJob",
             ),
             compute_is_fixed("FineTuneJob"),
