@@ -146,7 +146,7 @@ class Evaluation(Block):
     recall, averaged over the classes; loss: mean negative log-likelihood per text. Default: accuracy, f1,
     loss."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
-    """At most this many held-out examples are measured."""
+    """At most this many held-out examples, of stage domain sequences, are measured."""
     sample_prompts: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=1024)]],
         Field(max_length=8),
