@@ -31,6 +31,12 @@ def answering(tmp: Path, base: Path, stage: str, **changes) -> RunSpec:
     )  # fmt: skip
 
 
+def at(folder: Path) -> RunAdapter:
+    return RunAdapter(
+        uri="pvc://out/former", path=str(folder), root=str(folder.parent), digest=folder_digest(folder)
+    )
+
+
 @pytest.mark.parametrize(
     ("stage", "method", "settings"),
     [
@@ -75,22 +81,16 @@ def test_sft_then_reward_model_then_ppo(run: Run, base: Path, corpus: Path, tmp_
     """The three stages of RLHF, each from what the one before it made."""
     sft = finetune_spec(tmp_path / "sft/out", base, source(corpus / "pairs.jsonl", "alpaca"))
     assert run(sft).code == 0
+    start = at(tmp_path / "sft/out/artifact")
+    from_it = {"lora": None, "adapter": start} if method == "lora" else {"method": method}
     judge = finetune_spec(
         tmp_path / "judge/out", base, source(corpus / "preferences.jsonl", "preference"), stage="reward",
-        method=method, training={"max_steps": 40, "learning_rate": 1e-2 if method == "lora" else 1e-3},
+        training={"max_steps": 40, "learning_rate": 1e-2 if method == "lora" else 1e-3}, **from_it,
     )  # fmt: skip
     ended = run(judge)
     assert ended.code == 0, ended.out
     assert numbers(ended.message.evaluation.tuned)["accuracy"] > 0.6
-    start, reward = (
-        RunAdapter(
-            uri=f"pvc://out/{name}", path=str(folder), root=str(tmp_path), digest=folder_digest(folder)
-        )
-        for name, folder in (
-            ("sft", tmp_path / "sft/out/artifact"),
-            ("judge", tmp_path / "judge/out/artifact"),
-        )
-    )
+    reward = at(tmp_path / "judge/out/artifact")
     spec = answering(
         tmp_path, base, "ppo", lora=None, adapter=start, reward=RunReward(model=reward), ppo=Ppo(epochs=2),
         prompts=prompts(40), training={"max_steps": 40, "global_batch_size": 32},

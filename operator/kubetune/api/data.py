@@ -152,7 +152,7 @@ class Evaluation(Block):
     loss. Of stages ppo and grpo reward: mean reward of an answer to each held-out prompt, drawn as in
     training; kl: mean divergence of such an answer from the reference, in nats. Default: reward, kl."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
-    """At most this many held-out examples are measured."""
+    """At most this many held-out examples, of stage domain sequences, are measured."""
     sample_prompts: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=1024)]],
         Field(max_length=8),

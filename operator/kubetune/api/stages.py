@@ -124,11 +124,6 @@ STAGE_RULES = (
         field_path=".evaluation.samplePrompts",
     ),
     cel(
-        f"!has(self.adapter) || !({_is(WITH_HEAD)})",
-        "stages reward and classification put a new head on the base: remove adapter",
-        field_path=".adapter",
-    ),
-    cel(
         f"has(self.reward) || !({_is(REWARDED)})",
         "stages ppo and grpo must know which answers are good: set reward.model or reward.functions",
         field_path=".reward",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.utils.save_and_load import set_peft_model_state_dict
+from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -87,6 +87,8 @@ def restore(model: PeftModel, adapter: RunAdapter) -> None:
     except SafetensorError as error:
         raise InvalidSpec(f"adapter {adapter.uri}: {WEIGHTS} cannot be read: {error}") from error
     remedy = "name the base that it was trained on"
+    # A new head is part of the model's adapter, and not of the former one.
+    weights |= {n: t for n, t in get_peft_model_state_dict(model).items() if ".lora_" not in n}
     try:
         found = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:  # torch's, for shapes that differ
