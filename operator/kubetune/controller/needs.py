@@ -1,7 +1,8 @@
 """Whether what a run reads and writes is there: claims, ConfigMaps, the jobs that it starts from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.pretrainjob import PretrainJobSpec
@@ -11,7 +12,8 @@ from kubetune.api.source import AdapterStart, BaseSource, JobRef, SecretRef
 from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
-from kubetune.desired.runspec import JobSpec, base_model, former_adapter, starts
+from kubetune.desired.runspec import JobSpec, base_model, former_adapter
+from kubetune.desired.starts import starts
 from kubetune.desired.volumes import Location
 from kubetune.status.conditions import find, is_true
 from kubetune.status.job import Need
@@ -34,12 +36,13 @@ class Start:
 async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
     """What a job of a name starts from, once all of it is there."""
     base_source, adapter_source = _sources(spec)
+    refs = _refs(spec.wire())
     try:
         model, needs_base = await _artifact(client, namespace, base_source, "full")
         adapter, needs_adapter = await _artifact(client, namespace, adapter_source, "lora")
         need = needs_adapter if needs_base.met else needs_base
         itself = JobRef(kind="PretrainJob" if isinstance(spec, PretrainJobSpec) else "FineTuneJob", name=name)
-        if not need.met and (circle := await _circle(client, namespace, itself, _refs(spec))):
+        if not need.met and (circle := await _circle(client, namespace, itself, refs)):
             return Start(), Need(
                 False,
                 "DependencyCycle",
@@ -60,7 +63,7 @@ async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -
             f"{_named(adapter_source)} was trained on base {adapter.base_digest}, not on {model.digest}: "
             "delete this job and apply it with that base or another adapter",
         )
-    return start, _complete(_refs(spec))
+    return start, _complete(refs)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ async def _artifact_of(client: Client, namespace: str, ref: JobRef) -> tuple[Art
 
 def run_has_start(resource: Object) -> Need:
     """What `find_start` said when a run began. It is not asked again: the jobs may be gone by now."""
-    return _complete(_refs_of(resource))
+    return _complete(_refs(resource["spec"]))
 
 
 def _sources(spec: JobSpec) -> tuple[BaseSource | None, AdapterStart | None]:
@@ -148,13 +151,9 @@ def _sources(spec: JobSpec) -> tuple[BaseSource | None, AdapterStart | None]:
     return spec.base_model, spec.adapter
 
 
-def _refs(spec: JobSpec) -> list[JobRef]:
-    return [source.job_ref for source in _sources(spec) if source and source.job_ref]
-
-
-def _refs_of(resource: Object) -> list[JobRef]:
+def _refs(spec: Mapping[str, Any]) -> list[JobRef]:
     """The jobs that a job starts from."""
-    return [JobRef.model_validate(s["jobRef"]) for s in starts(resource) if "jobRef" in s]
+    return [JobRef.model_validate(source["jobRef"]) for source in starts(spec).values() if "jobRef" in source]
 
 
 def _named(source: BaseSource | AdapterStart | None) -> str:
@@ -182,7 +181,7 @@ async def _circle(client: Client, namespace: str, itself: JobRef, refs: Sequence
             continue  # A circle of others: their conditions tell.
         seen.append(ref)
         job = await client.find(ref.kind, namespace, ref.name)
-        ahead += [([*path, ref], further) for further in (_refs_of(job) if job else [])]
+        ahead += [([*path, ref], further) for further in (_refs(job["spec"]) if job else [])]
     return None
 
 

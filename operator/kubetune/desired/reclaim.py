@@ -7,7 +7,8 @@ from typing import Any
 from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
 from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
 from kubetune.desired.job import Settings
-from kubetune.desired.runspec import output, starts
+from kubetune.desired.runspec import output
+from kubetune.desired.starts import starts
 from kubetune.desired.volumes import locate, mounts
 
 BACKOFF_LIMIT = 2
@@ -98,10 +99,14 @@ def _serves(adapter_set: Mapping[str, Any], resource: Mapping[str, Any]) -> bool
 def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
     over = job.get("status", {}).get("phase") in ("Succeeded", "Failed")
     itself = job["metadata"]["uid"] == resource["metadata"]["uid"]
-    return not over and not itself and any(_names(s, resource) for s in starts(job))
+    return (
+        not over
+        and not itself
+        and any(_names(start, resource, default="PretrainJob") for start in starts(job["spec"]).values())
+    )
 
 
-def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str = "") -> bool:
+def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str) -> bool:
     """Whether a source is a job's artifact; one that has made none is not worth waiting for."""
     if _lies_in(source.get("uri"), resource):
         return True

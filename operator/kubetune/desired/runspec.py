@@ -114,13 +114,6 @@ def run_spec(
     )
 
 
-def starts(resource: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The sources, as they are in its spec, of what a job starts from."""
-    spec = resource["spec"]
-    found = (spec.get("model", {}).get("from"), spec.get("baseModel"), spec.get("adapter"))
-    return [source for source in found if source]
-
-
 def _by_name(sources: Sequence[S]) -> list[S]:
     """In an order of our own: a job's sources may be reordered, and that does not make another run of it."""
     return sorted(sources, key=lambda s: s.name)
