@@ -15,8 +15,11 @@ pytest_plugins = [
 # Quick ones first. A folder's name is also the mark of its tests, where there is such a mark.
 _FOLDERS = ("unit", "integration")
 _MARKS = {"unit": "unit", "integration": "integration", "engine": "engine", "e2e": "e2e"}
-# A machine has room for one full cluster: of two workers, one has these, and begins with them.
-_FULL_CLUSTER = ("tests/e2e/", "tests/chaos/test_local_cluster_crash.py", "tests/chaos/test_node_kills.py")
+# A machine has room for one full cluster, and for one engine: of two workers, one has all of these, and
+# begins with them.
+_LARGE = (
+    "tests/e2e/", "tests/engine/", "tests/chaos/test_local_cluster_crash.py", "tests/chaos/test_node_kills.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -28,7 +31,7 @@ class _ByFile(LoadScopeScheduling):
     """A file's tests, which share what is costly to set up, stay together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "full cluster" if nodeid.startswith(_FULL_CLUSTER) else nodeid.partition("::")[0]
+        return "large" if nodeid.startswith(_LARGE) else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,6 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(here).parts[0]
         if folder in _MARKS:
             item.add_marker(_MARKS[folder])
-        first = parallel and item.nodeid.startswith(_FULL_CLUSTER)
+        first = parallel and item.nodeid.startswith(_LARGE)
         ranks[item] = -1 if first else _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
     items.sort(key=ranks.__getitem__)
