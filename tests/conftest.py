@@ -18,7 +18,8 @@ _MARKS = {"unit": "unit", "integration": "integration", "engine": "engine", "e2e
 # A machine has room for one full cluster, and for one engine: of two workers, one has all of these, and
 # begins with them.
 _LARGE = (
-    "tests/e2e/", "tests/engine/", "tests/chaos/test_local_cluster_crash.py", "tests/chaos/test_node_kills.py",
+    "tests/e2e/", "tests/engine/", "tests/chaos/test_local_cluster_crash.py",
+    "tests/chaos/test_node_kills.py",
 )  # fmt: skip
 
 
