@@ -47,7 +47,7 @@ format: $(VENV) ## Format the code and mend what lint can mend
 	@.venv/bin/ruff check --fix $(wildcard $(SOURCES))
 
 test: check ## Check, then every test; brings up what the tests need
-	@$(PY) -m dev.cluster build # so that no test waits for it
+	@$(PY) -m dev.cluster build && $(PY) -m dev.images build # so that no test waits for them
 	@KUBETUNE_REQUIRE_CLUSTER=1 $(PY) -m pytest $(PARALLEL)
 
 test-unit: $(VENV) ## Only the tests that need no cluster
