@@ -56,7 +56,7 @@ def shortened(job: dict[str, Any]) -> dict[str, Any]:
         source["uri"] = f"configmap://small/{source.get('format', 'text')}.jsonl"
     if "data" in spec.get("evaluation", {}):
         spec["evaluation"].pop("data")
-    data["sequenceLength"] = 32
+    data["sequenceLength"] = 44  # with 20 virtual tokens the base's context
     data["validation"] = {"fraction": 0.2}
     spec["training"] = {
         name: value

@@ -61,6 +61,7 @@ def facts(tmp_path: Path, **changes) -> Facts:
             "sources": [SourceFacts("web", "pvc://data/x.jsonl", 1.0, 10, 2, 1234, 1.0)],
             "curve": [(1, 5.5), (50, 2.0), (100, 1.3)],
             "held_out": [(0, 5.5), (100, 1.25)],
+            "rewards": [(10, 0.25), (20, 0.75)],
             "evaluated": 77,
             "tokens": 98765,
             "timings": {"preparation": 1.0, "training": 10.0},
@@ -90,7 +91,8 @@ def test_the_page_is_well_formed_self_contained_and_tells_the_facts(tmp_path: Pa
     text = " ".join(page.text)
     for fact in ("What is <b>?", "a & b", "(nothing)", "1.25", "5.0%", "98,765", "9,876 tokens/s",
                  "from step 40", "on 77 held-out examples",
-                 "sha256:2", "web", "3 examples were longer", "step 100: held-out loss 1.25"):  # fmt: skip
+                 "sha256:2", "web", "3 examples were longer", "mean reward of the answers",
+                 "step 100: held-out loss 1.25"):  # fmt: skip
         assert fact in text, fact
     assert "| loss | 5.5 | 1.25 |" in card
     assert "sha256:2" in card
@@ -99,9 +101,11 @@ def test_the_page_is_well_formed_self_contained_and_tells_the_facts(tmp_path: Pa
 def test_a_page_without_evaluation_and_held_out_data(tmp_path: Path):
     spec = pretrain_spec(tmp_path / "out", source(tmp_path / "x.jsonl"))
     page, card = written(
-        tmp_path / "a", facts(tmp_path, spec=spec, evaluation=EvaluationStatus(), held_out=[])
+        tmp_path / "a", facts(tmp_path, spec=spec, evaluation=EvaluationStatus(), held_out=[], rewards=[])
     )
-    assert "Before and after" not in " ".join(page.text)
+    text = " ".join(page.text)
+    assert "Before and after" not in text
+    assert "mean reward" not in text
     assert "trained from scratch" in card
 
 
