@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from kubetune.api.exitcodes import Reason
 from kubetune.api.runspec import RunSpec
 from kubetune.artifacts.manifest import read_manifest
 from tests.fixtures.runs import finetune_spec, source
@@ -62,3 +63,19 @@ def test_one_asked_to_stop_is_all_asked_to_stop(corpus: Path, base: Path, tmp_pa
     steps = [int(p.name.removeprefix("step-")) for p in (tmp_path / "out/checkpoints").glob("step-*")]
     state = json.loads((tmp_path / f"out/checkpoints/step-{max(steps)}/state.json").read_text())
     assert state["step"] == max(steps) < 2000
+
+
+def test_when_one_dies_the_others_say_so_and_the_next_attempt_goes_on(
+    corpus: Path, base: Path, tmp_path: Path
+):
+    spec = spec_of(tmp_path / "out", base, corpus, max_steps=60, learning_rate=1e-4)
+    processes = together(spec, tmp_path)
+    processes[0].wait_for("checkpoint step=8")
+    processes[1].signal(signal.SIGKILL)
+    assert processes[0].end() == 1, processes[0].out
+    assert processes[0].message.reason is Reason.INTERNAL_ERROR
+    assert "another process of the run is gone" in processes[0].message.message
+    assert not (tmp_path / "out/artifact").exists()
+    again = together(spec, tmp_path / "again")
+    assert [p.end() for p in again] == [0, 0], again[0].out
+    assert "resumed step=" in again[0].out

@@ -8,6 +8,7 @@
     ├── CudaOutOfMemory     14
     ├── BaseModelMismatch   15  the base differs from the one that was asked for
     ├── NoGpu                1  the pod has a GPU that PyTorch does not see; another node may do better
+    ├── PeerLost             1  another process of the run is gone
     ├── StorageError        16  the output cannot be written, or a server fails
     └── Terminated         143  asked to stop; the newest checkpoint is on disk
 
@@ -61,6 +62,12 @@ class NoGpu(TrainerError):
     reason = Reason.INTERNAL_ERROR
 
 
+class PeerLost(TrainerError):
+    """Another process of the run is gone."""
+
+    reason = Reason.INTERNAL_ERROR
+
+
 class BaseModelMismatch(TrainerError):
     """The base model's folder has another digest."""
 
@@ -83,6 +90,14 @@ _SMALLER = "lower training.microBatchSize or data.sequenceLength, or give the po
 # What torch says when the host allocator fails: it raises a plain RuntimeError.
 _HOST_ALLOCATION_FAILED = ("DefaultCPUAllocator", "std::bad_alloc")
 
+# What gloo and NCCL say when the other end of a connection is gone; both raise RuntimeErrors.
+_PEER_IS_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+    "Broken pipe",
+)
+
 
 def known(error: BaseException) -> TrainerError | None:
     """The error as one of ours, or None where it is a defect."""
@@ -92,4 +107,9 @@ def known(error: BaseException) -> TrainerError | None:
         return CudaOutOfMemory(f"the GPU ran out of memory: {_SMALLER}")
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _HOST_ALLOCATION_FAILED):
         return OutOfMemory(f"the process ran out of memory: {_SMALLER}")
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_IS_GONE):
+        return PeerLost(
+            "another process of the run is gone: its own last words tell why; the next attempt continues "
+            "from the newest checkpoint"
+        )
     return None
