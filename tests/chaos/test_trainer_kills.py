@@ -4,6 +4,7 @@ The moments are spread over the whole run: reading, baseline, steps, the saving 
 """
 
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -37,7 +38,8 @@ class Ordeal:
 
 
 def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, longest: float) -> Ordeal:
-    """Start a run again and again, each time for so many seconds at most, and let it end at last."""
+    """Start a run again and again, each time for so many seconds at most, and let it end at last. One that
+    was too quick for its first death begins anew, and dies sooner."""
     ordeal = Ordeal()
     for _ in range(deaths):
         process = Process(spec, folder)
@@ -46,6 +48,9 @@ def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, lon
         if process.process.is_alive():
             process.signal(number)
         code = process.end()
+        if code == 0 and ordeal == Ordeal():
+            shutil.rmtree(folder)
+            return survive(spec, folder, chosen, deaths, longest / 2)
         if code == 0:
             return ordeal
         assert code in (143, -signal.SIGKILL), process.out
