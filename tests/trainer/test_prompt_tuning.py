@@ -33,7 +33,7 @@ from kubetune_trainer.methods import prompt_tuning
 from kubetune_trainer.signals import Stop
 from tests.fixtures.runs import finetune_spec, numbered, source
 from tests.trainer.conftest import Run
-from tests.trainer.test_runs import numbers
+from tests.trainer.test_runs import answer_of, numbers
 
 TEXT = "Name the kind of a word."
 
@@ -221,13 +221,7 @@ def test_it_learns_and_peft_loads_it(run: Run, base: Path, corpus: Path, tmp_pat
         torch.testing.assert_close(logits[:, 8:], own(input_ids=tokens).logits, atol=1e-5, rtol=0)
     # Whoever loads it gets the answers that the job reported.
     tokenizer = AutoTokenizer.from_pretrained(base)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is cat1?"}], add_generation_prompt=True, return_tensors="pt"
-    )
-    with torch.autocast("cpu", torch.bfloat16, enabled=message.plan.precision == "bf16"):
-        output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
-    answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert answer.strip() == message.evaluation.samples[0].after
+    assert answer_of(model, tokenizer, message) == message.evaluation.samples[0].after
 
     start = RunAdapter(uri="pvc://out/out", path=str(artifact), root=str(artifact.parent))
     again = run(finetune_spec(tmp_path / "b", base, *spec.data.sources, lora=None, adapter=start))

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
+from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RunModel
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
@@ -117,13 +118,18 @@ def test_fine_tuning(run: Run, base: Path, corpus: Path, tmp_path: Path, method:
         model = AutoModelForCausalLM.from_pretrained(artifact)
         tokenizer = AutoTokenizer.from_pretrained(artifact)
     # Whoever loads the result gets the answers that the job reported.
+    assert answer_of(model, tokenizer, message) == message.evaluation.samples[0].after
+
+
+def answer_of(model, tokenizer, message: TerminationMessage) -> str:
+    """What a loaded result answers to `What is cat1?`, in 8 tokens, computed as in the job."""
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is cat1?"}], add_generation_prompt=True, return_tensors="pt"
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=message.plan.precision == "bf16"):
         output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
-    answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert answer.strip() == message.evaluation.samples[0].after
+    answer: str = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answer.strip()
 
 
 def test_packed_files_make_the_very_model_that_plain_ones_make(run: Run, corpus: Path, tmp_path: Path):

@@ -144,13 +144,13 @@ class Evaluation(Block):
     of examples whose greedy answer equals the reference; rouge-l: how much of the reference's words the
     greedy answer has in the same order, the mean F-measure of their longest common subsequence (Lin 2004).
     Of stage domain the first three, per token of the documents. Default: loss, perplexity. Of stages that
-    learn from
-    preferences accuracy: share of pairs whose chosen side has the higher reward; reward-margin: mean
-    difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin, loss. Of stage
-    classification accuracy: share of texts whose class ranks first; f1: harmonic mean of precision and
-    recall, averaged over the classes; loss: mean negative log-likelihood per text. Default: accuracy, f1,
-    loss. Of stages ppo and grpo reward: mean reward of an answer to each held-out prompt, drawn as in
-    training; kl: mean divergence of such an answer from the reference, in nats. Default: reward, kl."""
+    learn from preferences accuracy: share of pairs whose chosen side has the higher reward;
+    reward-margin: mean difference of the rewards; loss: mean per pair. Default: accuracy, reward-margin,
+    loss. Of stage classification accuracy: share of texts whose class ranks first; f1: harmonic mean of
+    precision and recall, averaged over the classes; loss: mean negative log-likelihood per text. Default:
+    accuracy, f1, loss. Of stages ppo and grpo reward: mean reward of an answer to each held-out prompt,
+    drawn as in training; kl: mean divergence of such an answer from the reference, in nats. Default:
+    reward, kl."""
     max_examples: Annotated[int, Field(ge=1, le=100_000)] = 512
     """At most this many held-out examples, of stage domain sequences, are measured."""
     sample_prompts: Annotated[

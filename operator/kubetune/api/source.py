@@ -72,20 +72,31 @@ SECRET_GOES_WITH_REMOTE = cel(
     field_path=".secretRef",
 )
 
+DIGEST_GOES_WITH_URI = cel(
+    "!has(self.digest) || has(self.uri)", "digest goes with uri: the artifact of a job is pinned already"
+)
+
+
+def _one_place(folder: str, made: str) -> dict[str, str]:
+    """A source is a folder, or what a job made."""
+    return cel("has(self.uri) != has(self.jobRef)", f"set exactly one of uri ({folder}) and jobRef ({made})")
+
+
+def _of_a_finetunejob(what: str) -> dict[str, str]:
+    return cel(
+        "!has(self.jobRef) || self.jobRef.kind == 'FineTuneJob'",
+        f"must be FineTuneJob: a PretrainJob makes no {what}",
+        field_path=".jobRef.kind",
+    )
+
 
 class ModelSource(Block):
     """Full weights in the Hugging Face layout: a folder on a claim, or what a job produced."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel(
-                "has(self.uri) != has(self.jobRef)",
-                "set exactly one of uri (weights on a volume) and jobRef (the artifact of a job)",
-            ),
-            cel(
-                "!has(self.digest) || has(self.uri)",
-                "digest goes with uri: the artifact of a job is pinned already",
-            ),
+            _one_place("weights on a volume", "the artifact of a job"),
+            DIGEST_GOES_WITH_URI,
         )
     )
 
@@ -102,14 +113,8 @@ class BaseSource(Block):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel(
-                "has(self.uri) != has(self.jobRef)",
-                "set exactly one of uri (weights in a folder) and jobRef (the artifact of a job)",
-            ),
-            cel(
-                "!has(self.digest) || has(self.uri)",
-                "digest goes with uri: the artifact of a job is pinned already",
-            ),
+            _one_place("weights in a folder", "the artifact of a job"),
+            DIGEST_GOES_WITH_URI,
             SECRET_GOES_WITH_REMOTE,
         )
     )
@@ -130,19 +135,9 @@ class AdapterStart(Block):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel(
-                "has(self.uri) != has(self.jobRef)",
-                "set exactly one of uri (an adapter in a folder) and jobRef (the artifact of a FineTuneJob)",
-            ),
-            cel(
-                "!has(self.jobRef) || self.jobRef.kind == 'FineTuneJob'",
-                "must be FineTuneJob: a PretrainJob makes no adapter",
-                field_path=".jobRef.kind",
-            ),
-            cel(
-                "!has(self.digest) || has(self.uri)",
-                "digest goes with uri: the artifact of a job is pinned already",
-            ),
+            _one_place("an adapter in a folder", "the artifact of a FineTuneJob"),
+            _of_a_finetunejob("adapter"),
+            DIGEST_GOES_WITH_URI,
             SECRET_GOES_WITH_REMOTE,
         )
     )
@@ -164,20 +159,9 @@ class RewardModel(Block):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel(
-                "has(self.uri) != has(self.jobRef)",
-                "set exactly one of uri (a reward model in a folder) and jobRef (the artifact of a "
-                "FineTuneJob of stage reward)",
-            ),
-            cel(
-                "!has(self.jobRef) || self.jobRef.kind == 'FineTuneJob'",
-                "must be FineTuneJob: a PretrainJob makes no reward model",
-                field_path=".jobRef.kind",
-            ),
-            cel(
-                "!has(self.digest) || has(self.uri)",
-                "digest goes with uri: the artifact of a job is pinned already",
-            ),
+            _one_place("a reward model in a folder", "the artifact of a FineTuneJob of stage reward"),
+            _of_a_finetunejob("reward model"),
+            DIGEST_GOES_WITH_URI,
             SECRET_GOES_WITH_REMOTE,
         )
     )

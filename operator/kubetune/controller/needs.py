@@ -39,9 +39,9 @@ class Start:
 
 async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
     """What a job of a name starts from, once all of it is there."""
-    refs = _refs(spec.wire())
     itself = JobRef(kind="PretrainJob" if isinstance(spec, PretrainJobSpec) else "FineTuneJob", name=name)
     sources = _sources(spec)
+    refs = [source.job_ref for source in sources.values() if source and source.job_ref]
     try:
         looked = {f: await _look(client, namespace, f, source) for f, source in sources.items() if source}
         unmet = next((need for need in looked.values() if isinstance(need, Need)), None)

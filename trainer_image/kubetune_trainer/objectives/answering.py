@@ -2,23 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune.api.runspec import RunReward, RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import facts_of, read_examples, require
 from kubetune_trainer.data.formats import Prompt
-from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.prompts import AskedPrompt, ask
+from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
@@ -60,39 +58,29 @@ def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int)
         raise InvalidSpec("rollout.maxNewTokens leaves no room for a prompt: raise data.sequenceLength")
     sources = [s for s in spec.data.sources if s.weight > 0]
     load = partial(_load, tokenizer=tokenizer, room=room, reward=spec.reward, stop=stop)
-    loaded = [load(source) for source in sources]
-    hashes = np.concatenate([source.hashes for source in loaded])
-    of_source = np.repeat(np.arange(len(sources)), [len(source.hashes) for source in loaded])
-    prompts = [p for source in loaded for p in source.prompts]
-    own = load(spec.evaluation_source) if spec.evaluation_source else None
-    held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
-    require_each(sources, of_source[~held])
-    training = [p for p, h in zip(prompts, held, strict=True) if not h]
-    kept = of_source[~held]
-    store = store_of((p.tokens for p in training), len(tokenizer))
-    epochs_of = Epochs(store, kept, [s.weight for s in sources], None, settings.seed)
+    found = split(spec, sources, load)
+    store = store_of((p.tokens for p in found.training), len(tokenizer))
+    epochs_of = Epochs(store, found.source, [s.weight for s in sources], None, settings.seed)
     asked_at_once = settings.global_batch_size // group
     rows = 1 if settings.epochs is None else max(1, rows_in(epochs_of, settings.epochs))
     steps = settings.max_steps or math.ceil(rows / asked_at_once) * epochs
-    tested = own or _Loaded([p for p, h in zip(prompts, held, strict=True) if h], hashes[held])
-    measured = [tested.prompts[i] for i in smallest(tested.hashes, spec.evaluation.max_examples)]
-    tokens = [int(store.lengths[kept == i].sum()) for i in range(len(sources))]
+    tokens = [int(store.lengths[found.source == i].sum()) for i in range(len(sources))]
     stream = RolloutStream(
-        EpochStream(store, epochs_of, None, lambda examples: training[examples[0]]), weigh,
-        group=group, epochs=epochs, seed=settings.seed, total_steps=steps, longest=rollout.max_new_tokens,
+        EpochStream(store, epochs_of, None, lambda examples: found.training[examples[0]]), weigh,
+        group=group, epochs=epochs, seed=settings.seed, total_steps=steps,
     )  # fmt: skip
-    answering = _Answering(spec, tokenizer, rollout, stream, measured)
+    answering = _Answering(spec, tokenizer, rollout, stream, found.measured)
     return Prepared(
         tokenizer=tokenizer,
         stream=stream,
         total_steps=steps,
-        evaluation=EvaluationSet([], [], len(measured)),
+        evaluation=EvaluationSet([], [], len(found.measured)),
         data=DataStatus(
-            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens),
-            truncated=sum(p.cut for p in training),
+            documents=len(found.held), held_out=int(found.held.sum()), tokens=sum(tokens),
+            truncated=sum(p.cut for p in found.training),
         ),
-        sources=facts_of(sources, of_source, held, tokens),
-        fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
+        sources=facts_of(sources, found.of_source, found.held, tokens),
+        fingerprint=found.fingerprint,
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
         begin=answering.begin,
@@ -135,17 +123,9 @@ def _judge(spec: RunSpec, reward: RunReward, precision: Precision, device: torch
     return functions.judge_of(reward.functions or [])
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The prompts of one source."""
-
-    prompts: list[AskedPrompt]
-    hashes: NDArray[np.uint64]
-
-
 def _load(
     source: RunSource, tokenizer: PreTrainedTokenizerBase, room: int, reward: RunReward, stop: Stop
-) -> _Loaded:
+) -> Loaded[AskedPrompt]:
     compare = [f.name for f in reward.functions or [] if f.name in functions.NEED_ANSWER]
     prompts: list[AskedPrompt] = []
     hashes = []
@@ -157,4 +137,4 @@ def _load(
         prompts.append(ask(example, record, tokenizer, room))
         hashes.append(number)
     require(len(prompts), source)
-    return _Loaded(prompts, np.array(hashes, dtype=np.uint64))
+    return Loaded(prompts, np.array(hashes, dtype=np.uint64))

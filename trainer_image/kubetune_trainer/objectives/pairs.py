@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import facts_of, read_examples, require
 from kubetune_trainer.data.formats import Preference
-from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.pairs import EncodedPair, Pairs, collate, encode_pairs, store_pairs
+from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
@@ -55,37 +54,26 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
     tokenizer = tokenizers.load(Path(spec.model.path))
     length, settings = spec.data.sequence_length, spec.finetune
     sources = [s for s in spec.data.sources if s.weight > 0]
-    loaded = [_load(source, tokenizer, length, stop) for source in sources]
-    hashes = np.concatenate([source.hashes for source in loaded])
-    of_source = np.repeat(np.arange(len(sources)), [len(source.hashes) for source in loaded])
-    pairs = [pair for source in loaded for pair in source.pairs]
-    own = _load(spec.evaluation_source, tokenizer, length, stop) if spec.evaluation_source else None
-    held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
-    require_each(sources, of_source[~held])
-    training = store_pairs(
-        (p for p, h in zip(pairs, held, strict=True) if not h), len(tokenizer), whole=whole
-    )
-    kept = of_source[~held]
-    epochs = Epochs(training.chosen, kept, [s.weight for s in sources], None, settings.seed)
+    found = split(spec, sources, partial(_load, tokenizer=tokenizer, length=length, stop=stop))
+    training = store_pairs(found.training, len(tokenizer), whole=whole)
+    epochs = Epochs(training.chosen, found.source, [s.weight for s in sources], None, settings.seed)
     rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
     steps = settings.max_steps or math.ceil((rows or 1) / settings.global_batch_size)
-    tested = own or _Loaded([p for p, h in zip(pairs, held, strict=True) if h], hashes[held])
-    order = smallest(tested.hashes, spec.evaluation.max_examples)
-    measured = store_pairs((tested.pairs[i] for i in order), len(tokenizer), whole=whole)
-    tokens = [int(training.tokens[kept == i].sum()) for i in range(len(sources))]
+    measured = store_pairs(found.measured, len(tokenizer), whole=whole)
+    tokens = [int(training.tokens[found.source == i].sum()) for i in range(len(sources))]
     prepared = Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(training.chosen, epochs, rows, lambda examples: training[examples[0]]),
         total_steps=steps,
         evaluation=EvaluationSet(measured, [], len(measured)),
         data=DataStatus(
-            documents=len(held),
-            held_out=int(held.sum()),
+            documents=len(found.held),
+            held_out=int(found.held.sum()),
             tokens=sum(tokens),
-            truncated=sum(p.cut for p, h in zip(pairs, held, strict=True) if not h),
+            truncated=sum(p.cut for p in found.training),
         ),
-        sources=facts_of(sources, of_source, held, tokens),
-        fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
+        sources=facts_of(sources, found.of_source, found.held, tokens),
+        fingerprint=found.fingerprint,
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
     )
@@ -114,15 +102,9 @@ def measures_of(margins: Iterable[torch.Tensor]) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The pairs of one source."""
-
-    pairs: list[EncodedPair]
-    hashes: NDArray[np.uint64]
-
-
-def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, stop: Stop) -> _Loaded:
+def _load(
+    source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, stop: Stop
+) -> Loaded[EncodedPair]:
     examples, places, hashes = [], [], []
     for record, example, number in read_examples(source, stop):
         if not isinstance(example, Preference):
@@ -137,7 +119,7 @@ def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, st
     for pair in encode_pairs(examples, places, tokenizer, length):
         stop.check()
         pairs.append(pair)
-    return _Loaded(pairs, np.array(hashes, dtype=np.uint64))
+    return Loaded(pairs, np.array(hashes, dtype=np.uint64))
 
 
 def _seen(epochs: Epochs, count: int, examples: int) -> list[int]:

@@ -17,12 +17,11 @@ from kubetune_trainer.data.encode import encode, render
 from kubetune_trainer.data.formats import Prompt
 from kubetune_trainer.data.prompts import answered
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
+from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.methods.former import CONFIG, WEIGHTS
 from kubetune_trainer.rewards import Judge
 from kubetune_trainer.runtime import Precision, autocast
-
-BATCH = 64
 
 
 def check(judge: RunAdapter, base_digest: str) -> str:
@@ -93,7 +92,7 @@ class _Judge:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision
     ) -> None:
         self._model, self._tokenizer, self._precision = model, tokenizer, precision
-        self._length = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self._length = models.context_of(model) or 1 << 30
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
@@ -101,9 +100,7 @@ class _Judge:
         texts = (render(answered(p, said), self._tokenizer) for p, said in zip(prompts, answers, strict=True))
         tokens = [e.tokens[-self._length :] for e in encode(texts, self._tokenizer)]
         rewards = [0.0] * len(tokens)
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        for batch in in_batches(tokens, None):
             for i, reward in zip(batch, self._score([tokens[i].tolist() for i in batch]), strict=True):
                 rewards[i] = reward
         return rewards

@@ -1,7 +1,7 @@
 """The rows that the model makes itself: a batch of answers, trained on for some steps, then the next."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class RolloutStream:
 
     def __init__(
         self, prompts: EpochStream, weigh: Weigh, *,
-        group: int, epochs: int, seed: int, total_steps: int, longest: int,
+        group: int, epochs: int, seed: int, total_steps: int,
     ) -> None:  # fmt: skip
         """Args:
         prompts: an endless stream of `AskedPrompt`s.
@@ -38,11 +38,10 @@ class RolloutStream:
         epochs: steps on each batch of answers.
         seed: of the draws.
         total_steps: of the run.
-        longest: tokens of an answer at most.
         """
         self._prompts, self._weigh = prompts, weigh
         self._group, self._epochs, self._seed = group, epochs, seed
-        self._total, self._longest = -(-total_steps // epochs), longest
+        self._total = -(-total_steps // epochs)
         self._rows: list[Rollout] = []
         self._left = self._made = 0
         self._memory: Memory = {}
@@ -66,7 +65,7 @@ class RolloutStream:
     def _make(self, count: int) -> None:
         before = self._prompts.state()
         try:
-            asked = self._prompts.next(count // self._group)
+            asked = cast("list[AskedPrompt]", self._prompts.next(count // self._group))
             drawn = self._share([p for p in asked for _ in range(self._group)])
         except Terminated:
             self._prompts.restore(before)
@@ -84,14 +83,13 @@ class RolloutStream:
         self._report(**facts)
         say("rollout", number=self._made, answers=len(drawn), **facts)
 
-    def _share(self, prompts: list[RowLike]) -> list[Rollout]:
+    def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:
         """Each process answers some of the prompts."""
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         # Processes that are asked to stop at different moments would wait for each other.
         stop = self._stop if world == 1 else None
         mine = range(rank, len(prompts), world)
-        chosen = [p for p in (prompts[i] for i in mine) if isinstance(p, AskedPrompt)]
-        found = self._actor.answer(chosen, (self._seed, self._made, rank), stop)
+        found = self._actor.answer([prompts[i] for i in mine], (self._seed, self._made, rank), stop)
         if world == 1:
             return found
         by_number: dict[int, Rollout] = dict(gather_object(list(zip(mine, found, strict=True))))
@@ -100,7 +98,7 @@ class RolloutStream:
     @property
     def mean_row(self) -> float:
         """Tokens in a row, about."""
-        return self._prompts.mean_row + self._longest / 2
+        return float(np.mean([len(row) for row in self._rows])) if self._rows else self._prompts.mean_row
 
     def state(self) -> dict[str, Any]:
         """Position in the prompts, and the answers that are still to be trained on."""
