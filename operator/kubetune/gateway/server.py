@@ -68,6 +68,7 @@ async def _listen(
 
 async def _until_idle(api: Api, seconds: float) -> None:
     try:
-        await asyncio.wait_for(api.requests.idle(), seconds)
+        async with asyncio.timeout(seconds):
+            await api.requests.idle()
     except TimeoutError:
         _log.warning("%d requests did not finish within %g s and are cut off", api.requests.count, seconds)

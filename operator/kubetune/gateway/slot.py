@@ -133,7 +133,8 @@ class Slot:
                 self._wake.clear()
                 delay = await self._step()
                 with suppress(TimeoutError):  # time for the next try
-                    await asyncio.wait_for(self._wake.wait(), delay)
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
         finally:
             for task in self._retiring:
                 task.cancel()

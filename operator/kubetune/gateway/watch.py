@@ -70,7 +70,8 @@ class EngineWatch:
                     on_models(models)
             self._doubt.clear()
             with suppress(TimeoutError):  # the usual case: no doubt arose, time for the next look
-                await asyncio.wait_for(self._doubt.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._doubt.wait()
 
     async def _try_begin(
         self, base: str | None, models: dict[str, Model], on_change: Callable[[], None]
