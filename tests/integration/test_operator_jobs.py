@@ -186,6 +186,15 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     world.finetune("unfit", base=BASE, adapter=ref("prompt"))
     refused = world.until_condition("unfit", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
     assert "FineTuneJob prompt produced virtual tokens" in refused["message"]
+    world.finetune("fit", "succeed", base=BASE, method="prompt-tuning", adapter=ref("prompt"))
+    world.until_phase("fit", "Succeeded", "FineTuneJob", seconds=60)
+    run = world.node.run_spec(world.pod("fit", "FineTuneJob", phase="Succeeded"))
+    assert (run.method, run.prompt_tuning) == ("prompt-tuning", None)
+    world.finetune("merging", "succeed", base=BASE, method="full", adapter=ref("second"))
+    world.until_phase("merging", "Succeeded", "FineTuneJob", seconds=60)
+    world.finetune("low-rank", base=BASE, method="prompt-tuning", adapter=ref("second"))
+    refused = world.until_condition("low-rank", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
+    assert refused["message"].endswith("name a job with method: prompt-tuning")
     world.finetune("strange", base=ref("whole"), adapter=ref("second"))
     refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob")
     assert "FineTuneJob second was trained on base sha256:" in refused["message"]
@@ -230,6 +239,9 @@ def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
     world.finetune(
         "whole-judge", "succeed", base=ref("whole"), method="full", stage="reward", data=data("preference")
     )
+    world.finetune("talks", base=ref("whole-judge"))
+    refused = world.until_condition("talks", "DependenciesReady", "NotALanguageModel", "FineTuneJob")
+    assert "FineTuneJob whole-judge is of stage reward" in refused["message"]
     ppo(world, "judged", judge="whole-judge", base=BASE)
     world.until_phase("judged", "Succeeded", "FineTuneJob", seconds=60)
 

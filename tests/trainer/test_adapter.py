@@ -69,6 +69,25 @@ def test_training_goes_on(run: Run, base: Path, corpus: Path, former: Path, tmp_
     assert digest in (artifact / "report.html").read_text()
 
 
+def test_every_weight_is_trained_from_base_and_adapter(
+    run: Run, base: Path, corpus: Path, former: Path, tmp_path: Path
+):
+    ended = run(spec_of(tmp_path, base, corpus, former, method="full", training={"learning_rate": 1e-3}))
+    assert ended.code == 0, ended.out
+    before = read_manifest(former).report["evaluation"]
+    shown = ended.message.evaluation
+    assert numbers(shown.baseline)["loss"] == pytest.approx(
+        {v["name"]: float(v["value"]) for v in before["tuned"]}["loss"], rel=0.01
+    ), "it starts where the adapter ended, but for the base's rounding to bf16 under it"
+    assert numbers(shown.tuned)["loss"] < numbers(shown.baseline)["loss"]
+    artifact = tmp_path / "out/artifact"
+    assert read_manifest(artifact).format == "full"
+    old, new = (load_file(p / "model.safetensors") for p in (base, artifact))
+    assert old.keys() == new.keys()
+    assert not any(torch.equal(old[n], new[n]) for n in old)
+    assert ended.message.plan.trainable_parameters == ended.message.plan.parameters
+
+
 def changed(tmp: Path, former: Path, **fields) -> Path:
     """A copy of an adapter with other settings and no manifest."""
     copy = tmp / "copy"

@@ -54,7 +54,7 @@ def qlora(out: Path, corpus: Path, base: Path) -> RunSpec:
 
 def prompt_tuning(out: Path, corpus: Path, base: Path) -> RunSpec:
     return finetune_spec(
-        out, base, source(corpus / "pairs.jsonl", "alpaca"), method="prompt-tuning", packing=False,
+        out, base, source(corpus / "pairs.jsonl", "alpaca"), method="prompt-tuning",
         prompt_tuning=PromptTuning(virtual_tokens=5), training={"max_steps": LONG},
         checkpoint=Checkpoint(every_steps=5),
         evaluation=Evaluation(sample_prompts=["What is cat1?"], max_new_tokens=8),

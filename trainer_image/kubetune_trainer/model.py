@@ -14,11 +14,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from kubetune.artifacts.digest import UnsafePath, folder_digest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec, known
 from kubetune_trainer.files import leads_into
-from kubetune_trainer.heads import CAUSAL_LM, MASKED_LM, Head
+from kubetune_trainer.heads import CAUSAL_LM, CLASSIFIER, MASKED_LM, Head
 from kubetune_trainer.log import say
 
 PREFIX = "soft_prompt"
 """Name of the part of a model that holds its virtual tokens, if it has any."""
+CLASSIFIERS = {*CLASSIFIER.types.values()}
 
 
 def create(
@@ -103,6 +104,11 @@ def load(
         if known(error):
             raise
         raise InvalidSpec(f"the base model cannot be loaded: {str(error).splitlines()[0]}") from error
+    kinds = set(model.config.architectures or ())
+    if not head.fresh and kinds and kinds <= CLASSIFIERS:
+        raise InvalidSpec(
+            f"the base model is a sequence classifier ({', '.join(sorted(kinds))}): name a {head.what}"
+        )
     remedy = "lower data.sequenceLength"
     check_length(model, length, remedy)
     rows = model.get_input_embeddings().num_embeddings

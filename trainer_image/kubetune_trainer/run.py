@@ -110,7 +110,7 @@ class _Run:
             )
         self.digests = {"base model": base_digest} if base_digest else {}
         if spec.adapter and base_digest:
-            self.digests["adapter"] = former.check(spec.adapter, base_digest)
+            self.digests["adapter"] = former.check(spec.adapter, base_digest, self.method.FORMER)
         if spec.reward and spec.reward.model and base_digest:
             self.digests["reward model"] = reward_model.check(spec.reward.model, base_digest)
         self.prepared = self._prepare(work)

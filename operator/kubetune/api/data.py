@@ -106,7 +106,7 @@ class FineTuneData(Block):
     sequence: a document goes on in the next one."""
     packing: bool = True
     """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
-    texts of format classification, prompts, and whatever method prompt-tuning trains on are never packed."""
+    texts of format classification, and prompts are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[

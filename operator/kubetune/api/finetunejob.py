@@ -9,7 +9,7 @@ from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
 from kubetune.api.reinforcement import Grpo, Ppo, Reward, Rollout
 from kubetune.api.source import AdapterStart, BaseSource
-from kubetune.api.stages import STAGE_RULES
+from kubetune.api.stages import STAGE_RULES, WITH_HEAD
 from kubetune.api.training import Checkpoint, Compute, FineTuneOutput, FineTuneTraining
 
 
@@ -43,7 +43,8 @@ class Quantization(Block):
 
 
 class PromptTuning(Block):
-    """Virtual tokens before every sequence (Lester et al. 2021), as in peft's PromptTuningConfig."""
+    """Virtual tokens before every example or document (Lester et al. 2021), as by peft's
+    PromptTuningConfig."""
 
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] = 20
     """How many. They take room of the model's context: data.sequenceLength and they must fit it together."""
@@ -101,19 +102,20 @@ class FineTuneJobSpec(Lifecycle):
                 field_path=".promptTuning",
             ),
             cel(
-                "self.method != 'prompt-tuning' || self.stage in ['sft', 'dpo']",
-                "method prompt-tuning goes with stages sft and dpo: change one of them",
+                f"self.method != 'prompt-tuning' || !(self.stage in {[*WITH_HEAD]})",
+                f"virtual tokens have no head, which stages {' and '.join(WITH_HEAD)} train: choose another "
+                "method",
                 field_path=".method",
-            ),
-            cel(
-                "!has(self.adapter) || self.method in ['lora', 'qlora']",
-                "adapter goes with method: lora or qlora: remove it or change method",
-                field_path=".adapter",
             ),
             cel(
                 "!has(self.adapter) || !has(self.lora)",
                 "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
                 field_path=".lora",
+            ),
+            cel(
+                "!has(self.adapter) || !has(self.promptTuning)",
+                "the virtual tokens are those of the adapter: remove promptTuning or adapter",
+                field_path=".promptTuning",
             ),
             cel(
                 "!has(self.output.merge) || !self.output.merge || self.method in ['lora', 'qlora']",
@@ -127,8 +129,10 @@ class FineTuneJobSpec(Lifecycle):
     base_model: BaseSource
     """The model to start from: full weights."""
     adapter: AdapterStart | None = None
-    """A former LoRA adapter of this base whose training goes on, rank, alpha, dropout and target modules
-    being its own. It is left as it is; the result is a new adapter of the same base."""
+    """A former adapter of this base whose training goes on. It is left as it is. lora and qlora: a LoRA
+    adapter; rank, alpha, dropout and target modules are its own, and the result is a new adapter of the same
+    base. prompt-tuning: virtual tokens, likewise. full: a LoRA adapter, merged into the base before every
+    weight is trained."""
     stage: Literal["sft", "domain", "dpo", "reward", "ppo", "grpo", "classification"] = "sft"
     """sft: supervised fine-tuning on examples; domain: learn the texts of a field, as in pretraining; dpo:
     direct preference optimisation on pairs of answers; reward: a head on the base tells, by one number, how
@@ -137,13 +141,14 @@ class FineTuneJobSpec(Lifecycle):
     classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
     method: Literal["lora", "qlora", "full", "prompt-tuning"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight;
-    prompt-tuning: train virtual tokens that stand before every sequence, which no AdapterSet serves."""
+    prompt-tuning: train virtual tokens that stand before every example or document, which no AdapterSet
+    serves."""
     lora: Lora | None = None
     """Settings of methods lora and qlora; when absent those of the adapter, or else the defaults, hold."""
     quantization: Quantization | None = None
     """Settings of method qlora; the defaults are used when absent."""
     prompt_tuning: PromptTuning | None = None
-    """Settings of method prompt-tuning; the defaults are used when absent."""
+    """Settings of method prompt-tuning; when absent those of the adapter, or else the defaults, hold."""
     dpo: Dpo | None = None
     """Settings of stage dpo; the defaults are used when absent."""
     reward: Reward | None = None

@@ -190,7 +190,7 @@ class RunSpec(Block):
     quantization: Quantization | None = None
     """Set with method qlora."""
     prompt_tuning: PromptTuning | None = None
-    """Set with method prompt-tuning."""
+    """Set with method prompt-tuning, unless the virtual tokens are those of a former adapter."""
     dpo: Dpo | None = None
     """Set with stage dpo."""
     reward: RunReward | None = None

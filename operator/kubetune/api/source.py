@@ -131,7 +131,7 @@ class BaseSource(Block):
 
 
 class AdapterStart(Block):
-    """A LoRA adapter in peft's layout: a folder, or what a FineTuneJob produced."""
+    """An adapter in peft's layout: a folder, or what a FineTuneJob produced."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.exitcodes import Reason
+from kubetune.api.finetunejob import FineTuneJobSpec
 from kubetune.api.pretrainjob import PretrainJobSpec
 from kubetune.api.progress import ArtifactStatus
 from kubetune.api.runspec import RunAdapter, RunModel
@@ -43,7 +44,7 @@ async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -
     sources = _sources(spec)
     refs = [source.job_ref for source in sources.values() if source and source.job_ref]
     try:
-        looked = {f: await _look(client, namespace, f, source) for f, source in sources.items() if source}
+        looked = {f: await _look(client, namespace, spec, f, s) for f, s in sources.items() if s}
         unmet = next((need for need in looked.values() if isinstance(need, Need)), None)
         if unmet and (circle := await _circle(client, namespace, itself, refs)):
             return Start(), Need(
@@ -95,7 +96,7 @@ class _Found:
         return None in (self.base_digest, base.digest) or self.base_digest == base.digest
 
 
-async def _look(client: Client, namespace: str, field: str, source: Source) -> _Found | Need:
+async def _look(client: Client, namespace: str, spec: JobSpec, field: str, source: Source) -> _Found | Need:
     """What a source means, or what it waits for. Folders are looked for by the trainer."""
     ref = source.job_ref
     if ref is None:
@@ -106,19 +107,19 @@ async def _look(client: Client, namespace: str, field: str, source: Source) -> _
         return Need(
             False, "JobNotFound", f"{name} does not exist: apply it, and this job starts once it is Complete"
         )
-    if wrong := _wrong_stage(name, field, job["spec"].get("stage", "pretrain")):
+    if wrong := _wrong_stage(name, field, job["spec"].get("stage", "pretrain"), spec):
         return wrong
     artifact = _artifact(name, job)
     if isinstance(artifact, Need):
         return artifact
-    if wrong := _wrong_format(name, field, artifact.format):
+    if wrong := _wrong_format(name, field, artifact.format, spec):
         return wrong
     base_digest = artifact.base_model_digest if artifact.format == "lora" else None
     return _Found(name, artifact.uri, artifact.digest, base_digest=base_digest)
 
 
-def _wrong_stage(name: str, field: str, stage: str) -> Need | None:
-    """Why a job of a stage never makes what a field asks for; that is known before it is done."""
+def _wrong_stage(name: str, field: str, stage: str, spec: JobSpec) -> Need | None:
+    """Why a job of a stage never makes what a field of a spec asks for; that is known before it is done."""
     if field == "reward.model" and stage != "reward":
         return Need(False, "NotARewardModel", f"{name} is of stage {stage}: name a job of stage reward")
     if field == "adapter" and stage in WITH_HEAD:
@@ -128,30 +129,37 @@ def _wrong_stage(name: str, field: str, stage: str) -> Need | None:
             f"{name} is of stage {stage}, so that a head goes with its adapter: name a job that tunes a "
             "language model",
         )
+    own = "pretrain" if isinstance(spec, PretrainJobSpec) else spec.stage
+    if field in _BASES and stage in WITH_HEAD and own not in WITH_HEAD:
+        return Need(
+            False,
+            "NotALanguageModel",
+            f"{name} is of stage {stage}, so that its model has another head than a language model's: name a "
+            "job that tunes a language model",
+        )
     return None
 
 
+_BASES = ("baseModel", "model.from")
 _MADE = {"lora": "a lora adapter", "prompt": "virtual tokens", "full": "full weights"}
 
 
-def _wrong_format(name: str, field: str, format: str) -> Need | None:
-    """Why weights of a format are not what a field asks for."""
-    if field in ("baseModel", "model.from") and format != "full":
+def _wrong_format(name: str, field: str, format: str, spec: JobSpec) -> Need | None:
+    """Why weights of a format are not what a field of a spec asks for."""
+    if field in _BASES and format != "full":
         return Need(
             False,
             "NotFullWeights",
             f"{name} produced {_MADE[format]}: name a job of full weights, or with output.merge",
         )
-    if field == "adapter" and format == "prompt":
-        return Need(False, "NotAnAdapter", f"{name} produced {_MADE[format]}: name a job with method: lora")
-    if field == "adapter" and format == "full":
-        return Need(
-            False,
-            "NotAnAdapter",
-            f"{name} produced full weights: name it as baseModel, or a job with method: lora and without "
-            "output.merge",
-        )
-    return None
+    if field != "adapter":
+        return None
+    prompts = isinstance(spec, FineTuneJobSpec) and spec.method == "prompt-tuning"
+    if format == ("prompt" if prompts else "lora"):
+        return None
+    remedy = "method: prompt-tuning" if prompts else "method: lora and without output.merge"
+    instead = "name it as baseModel, or" if format == "full" else "name"
+    return Need(False, "NotAnAdapter", f"{name} produced {_MADE[format]}: {instead} a job with {remedy}")
 
 
 def _artifact(name: str, job: Object) -> ArtifactStatus | Need:

@@ -97,7 +97,7 @@ def run_spec(
         raise ValueError("a FineTuneJob needs a resolved base model")
     measured = spec.evaluation.data
     classifies = spec.stage == "classification"
-    tunes_prompt = spec.method == "prompt-tuning"
+    tunes_prompt = spec.method == "prompt-tuning" and spec.adapter is None
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
     read += [folder.uri for folder in (adapter, reward) if folder]
     return RunSpec(
@@ -122,8 +122,7 @@ def run_spec(
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
-            # Virtual tokens stand before a sequence, not before each example in it.
-            packing=spec.data.packing and spec.stage not in UNPACKED and not tunes_prompt,
+            packing=spec.data.packing and spec.stage not in UNPACKED,
             prompt_loss=spec.data.prompt_loss,
             labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,

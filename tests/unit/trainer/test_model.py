@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
 from kubetune.artifacts.digest import folder_digest
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
+from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.model import checked_digest, create, load
 from tests.fixtures.runs import TINY_LLAMA
 
@@ -53,6 +55,16 @@ def folder(tiny, tokenizer, tmp_path: Path) -> Path:
     tiny.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
+
+
+def test_a_classifier_is_no_language_model(tiny, folder: Path, tokenizer):
+    """Where embeddings and head are one, nothing would be missing in its files."""
+    config = copy.deepcopy(tiny.config)
+    config.num_labels, config.tie_word_embeddings = 1, True
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    with pytest.raises(InvalidSpec, match=r"classifier \(LlamaForSequenceClassification\): name a causal"):
+        load(folder, {"dtype": torch.float32}, tokenizer, 32)
+    load(folder, {"dtype": torch.float32}, tokenizer, 32, CLASSIFIER)
 
 
 def test_loading(folder: Path, tokenizer):

@@ -1,1 +1,1 @@
-"""What is trainable. Each module has the functions of `Method`; a new method is one more module."""
+"""What is trainable. Each module has what `Method` says; a new method is one more module."""

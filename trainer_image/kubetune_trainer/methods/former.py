@@ -1,4 +1,4 @@
-"""A LoRA adapter from which the training of another one starts."""
+"""An adapter from which training starts."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kubetune.api.runspec import RunAdapter
+from kubetune.api.runspec import ArtifactFormat, RunAdapter
 from kubetune.artifacts.digest import MANIFEST
 from kubetune.artifacts.manifest import ManifestError, read_manifest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
@@ -18,10 +18,13 @@ from kubetune_trainer.model import checked_digest
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+KINDS: dict[ArtifactFormat, str] = {"lora": "a LoRA adapter", "prompt": "one of method prompt-tuning"}
+TYPES: dict[ArtifactFormat, str] = {"lora": "LORA", "prompt": "PROMPT_TUNING"}
+"""As peft calls them."""
 
 
-def check(adapter: RunAdapter, base_digest: str) -> str:
-    """The digest of an adapter that belongs to a base, as far as its manifest says.
+def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
+    """The digest of an adapter that is of a format and belongs to a base, as far as its manifest says.
 
     Raises:
         BaseModelMismatch: it was trained on another base, or is not the one that was asked for.
@@ -40,8 +43,8 @@ def check(adapter: RunAdapter, base_digest: str) -> str:
         manifest = read_manifest(folder)
     except ManifestError as error:
         raise InvalidSpec(f"adapter {adapter.uri}: {error}: remove the file or restore it") from error
-    if manifest.format != "lora":
-        remedy = "name it as baseModel" if manifest.format == "full" else "name a LoRA adapter"
+    if manifest.format != format:
+        remedy = "name it as baseModel" if manifest.format == "full" else f"name {KINDS[format]}"
         raise InvalidSpec(f"adapter {adapter.uri} is of format {manifest.format}: {remedy}")
     if manifest.base_model_digest != base_digest:
         raise BaseModelMismatch(
@@ -52,20 +55,16 @@ def check(adapter: RunAdapter, base_digest: str) -> str:
 
 
 def config_of(adapter: RunAdapter) -> LoraConfig:
-    """The adapter's own settings, to go on with.
+    """A LoRA adapter's own settings, to go on with.
 
     Raises:
         InvalidSpec: it is no LoRA adapter, or also trains weights of the base.
     """
+    check_type(adapter, "lora")
     try:
-        fields = json.loads((Path(adapter.path) / CONFIG).read_bytes())
-        if fields.get("peft_type") != "LORA":
-            raise InvalidSpec(
-                f"adapter {adapter.uri} is of type {fields.get('peft_type')}: name a LoRA adapter"
-            )
         config = LoraConfig.from_pretrained(adapter.path)
     except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidSpec(f"adapter {adapter.uri}: {CONFIG} cannot be used: {error}") from error
+        raise _unusable(adapter, error) from error
     if config.modules_to_save:
         raise InvalidSpec(
             f"adapter {adapter.uri} holds whole layers, too ({', '.join(config.modules_to_save)}): "
@@ -75,6 +74,36 @@ def config_of(adapter: RunAdapter) -> LoraConfig:
     return config
 
 
+def check_type(adapter: RunAdapter, format: ArtifactFormat) -> None:
+    """See to it that peft has an adapter for one of a format.
+
+    Raises:
+        InvalidSpec: it has not.
+    """
+    try:
+        found = json.loads((Path(adapter.path) / CONFIG).read_bytes()).get("peft_type")
+    except (ValueError, AttributeError) as error:
+        raise _unusable(adapter, error) from error
+    if found != TYPES[format]:
+        raise InvalidSpec(f"adapter {adapter.uri} is of type {found}: name {KINDS[format]}")
+
+
+def _unusable(adapter: RunAdapter, error: Exception) -> InvalidSpec:
+    return InvalidSpec(f"adapter {adapter.uri}: {CONFIG} cannot be used: {error}")
+
+
+def weights_of(adapter: RunAdapter) -> dict[str, torch.Tensor]:
+    """An adapter's weights by name, in fp32.
+
+    Raises:
+        InvalidSpec: the file cannot be read.
+    """
+    try:
+        return {n: t.to(torch.float32) for n, t in load_file(Path(adapter.path) / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise InvalidSpec(f"adapter {adapter.uri}: {WEIGHTS} cannot be read: {error}") from error
+
+
 def restore(model: PeftModel, adapter: RunAdapter) -> None:
     """Give a model that was made by `config_of` the adapter's weights, in fp32.
 
@@ -82,10 +111,7 @@ def restore(model: PeftModel, adapter: RunAdapter) -> None:
         BaseModelMismatch: they do not fit the model's layers.
         InvalidSpec: the file cannot be read.
     """
-    try:
-        weights = {n: t.to(torch.float32) for n, t in load_file(Path(adapter.path) / WEIGHTS).items()}
-    except SafetensorError as error:
-        raise InvalidSpec(f"adapter {adapter.uri}: {WEIGHTS} cannot be read: {error}") from error
+    weights = weights_of(adapter)
     remedy = "name the base that it was trained on"
     # A new head is part of the model's adapter, and not of the former one.
     weights |= {n: t for n, t in get_peft_model_state_dict(model).items() if ".lora_" not in n}

@@ -1,4 +1,5 @@
-"""Every weight is trained. The result is a model in the Hugging Face layout."""
+"""Every weight is trained, those of a former adapter merged into them. The result is a model in the Hugging
+Face layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kubetune.api.runspec import RunSpec
+from kubetune.api.runspec import ArtifactFormat, RunSpec
+from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.heads import Head
+from kubetune_trainer.methods import lora
 from kubetune_trainer.model import end_tokens
 from kubetune_trainer.runtime import Precision
+
+FORMER: ArtifactFormat = "lora"
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
@@ -19,7 +24,19 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PreTrainedModel:
-    """Every parameter is trainable."""
+    """Every parameter is trainable.
+
+    Raises:
+        InvalidSpec, BaseModelMismatch: the former adapter cannot be merged into the base.
+    """
+    if spec.adapter:
+        adapted = lora.apply(model, spec, head, fresh)
+        if name := lora.shared_target(adapted):
+            raise InvalidSpec(
+                f"adapter {spec.adapter.uri} changes {name}, which is embeddings and output head of this "
+                "base at once, so that merging it would change both: choose method lora"
+            )
+        model = adapted.merge_and_unload(safe_merge=True)
     return model.requires_grad_(True)
 
 

@@ -11,12 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.finetunejob import Lora
-from kubetune.api.runspec import RunSpec
+from kubetune.api.runspec import ArtifactFormat, RunSpec
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
 from kubetune_trainer.heads import CLASSIFIER, Head
 from kubetune_trainer.methods import former
 from kubetune_trainer.runtime import Precision
 
+FORMER: ArtifactFormat = "lora"
 ALL_LINEAR = "all-linear"
 
 
@@ -86,6 +87,16 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return {"rank": config["r"], "target_modules": config["target_modules"]}
+
+
+def shared_target(model: PeftModel) -> str | None:
+    """An adapted layer that is embeddings and output head at once: merged, it would change both."""
+    base = model.get_base_model()
+    if base.get_output_embeddings() is None or not getattr(base.config, "tie_word_embeddings", False):
+        return None
+    shared = (base.get_input_embeddings(), base.get_output_embeddings())
+    names: list[str] = model.base_model.targeted_module_names
+    return next((n for n in names if any(base.get_submodule(n) is module for module in shared)), None)
 
 
 def check_changed(model: PeftModel) -> None:

@@ -48,16 +48,11 @@ def check(trained: PeftModel, folder: Path) -> None:
         InvalidSpec: the base is quantised, or shares the embeddings that are adapted with its output head.
     """
     own_dtype(folder)
-    base = trained.get_base_model()
-    if base.get_output_embeddings() is None or not getattr(base.config, "tie_word_embeddings", False):
-        return
-    shared = (base.get_input_embeddings(), base.get_output_embeddings())
-    for name in trained.base_model.targeted_module_names:
-        if any(base.get_submodule(name) is module for module in shared):
-            raise InvalidSpec(
-                f"lora.targetModules names {name}, which is embeddings and output head of this base at once, "
-                "so merged weights would change both: remove it, or output.merge"
-            )
+    if name := lora.shared_target(trained):
+        raise InvalidSpec(
+            f"lora.targetModules names {name}, which is embeddings and output head of this base at once, "
+            "so merged weights would change both: remove it, or output.merge"
+        )
 
 
 def own_dtype(folder: Path) -> torch.dtype:

@@ -7,13 +7,16 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kubetune.api.runspec import RunSpec
+from kubetune.api.runspec import ArtifactFormat, RunSpec
 from kubetune_trainer.heads import Head
 from kubetune_trainer.runtime import Precision
 
 
 class Method(Protocol):
-    """Functions of a module in this package."""
+    """What a module in this package has."""
+
+    FORMER: ArtifactFormat
+    """Format of the adapters that it starts from."""
 
     def base_options(self, spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
         """How the base model's weights are held: arguments of transformers' `from_pretrained`."""

@@ -17,16 +17,19 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.finetunejob import PromptTuning
-from kubetune.api.runspec import RunSpec
+from kubetune.api.runspec import ArtifactFormat, RunAdapter, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
 from kubetune_trainer.heads import CAUSAL_LM, Head
-from kubetune_trainer.methods.former import WEIGHTS
+from kubetune_trainer.methods import former
 from kubetune_trainer.methods.lora import base_options
 from kubetune_trainer.model import PREFIX, context_of
 
 __all__ = ["SoftPrompt", "apply", "base_options", "export"]
 
+FORMER: ArtifactFormat = "prompt"
+NAME = "prompt_embeddings"
+"""Of the virtual tokens in peft's files."""
 COMMON = 5_000
 """New virtual tokens begin as some of this many tokens, the most common ones of the vocabulary: better than
 random numbers (ibid., section 3.2 and figure 3b). Vocabularies list what is common first."""
@@ -34,7 +37,8 @@ _NEEDED = {"input_ids", "inputs_embeds", "past_key_values"}
 
 
 class SoftPrompt(nn.Module):
-    """Virtual tokens, and how a transformer is made to see them before the tokens of each row."""
+    """Virtual tokens, and how a transformer is made to see them before the tokens of each row, or before each
+    of the documents that are packed into it."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         """Args:
@@ -50,7 +54,7 @@ class SoftPrompt(nn.Module):
     def stand_before(self, model: PreTrainedModel) -> None:
         """Become part of a model."""
         model.add_module(PREFIX, self)
-        body = model.base_model
+        body, count = model.base_model, len(self)
         names = [*inspect.signature(body.forward).parameters]
 
         def put_before(
@@ -59,53 +63,107 @@ class SoftPrompt(nn.Module):
             call = dict(zip(names, args, strict=False)) | kwargs
             mask, positions = call.get("attention_mask"), call.get("position_ids")
             if mask is not None:
-                call["attention_mask"] = torch.cat([mask.new_ones(len(mask), len(self)), mask], 1)
+                call["attention_mask"] = torch.cat([mask.new_ones(len(mask), count), mask], 1)
             if positions is not None:
-                call["position_ids"] = positions + len(self)
+                call["position_ids"] = positions + count
             cache = call.get("past_key_values")
             if cache is None or cache.get_seq_length() == 0:  # else they are in the cache
                 embedded = body.get_input_embeddings()(call["input_ids"])
-                prompt = self.rows.to(embedded.dtype).expand(len(embedded), -1, -1)
-                call |= {"input_ids": None, "inputs_embeds": torch.cat([prompt, embedded], 1)}
+                starts = _starts(call["input_ids"], mask, positions)
+                prompt = self.rows.to(embedded.dtype)
+                call |= {"input_ids": None, "inputs_embeds": _spread(embedded, prompt, starts)}
                 if positions is not None:
-                    own = torch.arange(len(self), device=positions.device).expand(len(positions), -1)
-                    call["position_ids"] = torch.cat([own, call["position_ids"]], 1)
+                    own = torch.arange(count, device=positions.device)
+                    call["position_ids"] = _spread(positions + count, own, starts)
             return (), call
 
         def take_away(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-            if kwargs.get("inputs_embeds") is not None:
-                output.last_hidden_state = output.last_hidden_state[:, len(self) :]
+            if kwargs.get("inputs_embeds") is None:
+                return output
+            mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+
+            def of_tokens(states: torch.Tensor) -> torch.Tensor:
+                if mask is not None or positions is None:
+                    return states[:, count:]
+                return states[positions >= count].view(len(states), -1, states.shape[-1])
+
+            output.last_hidden_state = of_tokens(output.last_hidden_state)
+            if output.hidden_states is not None:
+                output.hidden_states = tuple(map(of_tokens, output.hidden_states))
             return output
 
         body.register_forward_pre_hook(put_before, with_kwargs=True)
         body.register_forward_hook(take_away, with_kwargs=True)
 
 
+def _starts(tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:
+    """Before which tokens the virtual ones stand, [rows, width]: the first of a row, or where positions alone
+    isolate documents, the first of each."""
+    if mask is None and positions is not None:
+        return positions == 0
+    starts = torch.zeros_like(tokens, dtype=torch.bool)
+    starts[:, 0] = True
+    return starts
+
+
+def _spread(values: torch.Tensor, ahead: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Values [rows, width, ...] with what stands ahead [virtual tokens, ...] of each start. Rows with fewer
+    starts than others end in zeros, which nothing comes after."""
+    count, device = len(ahead), values.device
+    tokens = torch.arange(values.shape[1], device=device) + count * starts.cumsum(1)
+    rows, columns = starts.nonzero(as_tuple=True)
+    virtual = tokens[rows, columns][:, None] + torch.arange(-count, 0, device=device)
+    width = values.shape[1] + count * int(starts.sum(1).max())
+    spread = values.new_zeros(len(values), width, *values.shape[2:])
+    spread[torch.arange(len(values), device=device)[:, None], tokens] = values
+    spread[rows[:, None], virtual] = ahead
+    return spread
+
+
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PreTrainedModel:
-    """Freeze the base and put virtual tokens in fp32 before it: the embeddings of a text, or of random common
-    tokens.
+    """Freeze the base and put virtual tokens in fp32 before it: the former ones, or the embeddings of a text,
+    or of random common tokens.
 
     Raises:
         InvalidSpec: the model takes no embeddings in place of tokens; the virtual tokens and a sequence
-            exceed its context.
+            exceed its context; or see `former`.
+        BaseModelMismatch: the former virtual tokens are those of another base.
     """
-    wanted, length = spec.prompt_tuning or PromptTuning(), spec.data.sequence_length
+    length = spec.data.sequence_length
     body = model.base_model
     if body is model or not set(inspect.signature(body.forward).parameters) >= _NEEDED:
         raise InvalidSpec(
             f"a {model.config.model_type} model takes no virtual tokens: choose method lora or full"
         )
+    rows = _former(spec.adapter, model) if spec.adapter else _new(spec, model)
     context = context_of(model)
-    if context is not None and length + wanted.virtual_tokens > context:
+    if context is not None and length + len(rows) > context:
         raise InvalidSpec(
-            f"data.sequenceLength {length} and {wanted.virtual_tokens} virtual tokens exceed the model's "
-            f"context of {context}: lower one of them"
+            f"data.sequenceLength {length} and {len(rows)} virtual tokens exceed the model's context of "
+            f"{context}: lower one of them"
         )
-    assert spec.model.path is not None, "a base comes with its tokenizer"
-    tokens = _first_tokens(tokenizers.load(Path(spec.model.path)), wanted, spec.training.seed)
     model.requires_grad_(False)
-    SoftPrompt(model.get_input_embeddings()(tokens.to(model.device))).stand_before(model)
+    SoftPrompt(rows.to(model.device)).stand_before(model)
     return model
+
+
+def _former(adapter: RunAdapter, model: PreTrainedModel) -> torch.Tensor:
+    former.check_type(adapter, FORMER)
+    rows = former.weights_of(adapter).get(NAME)
+    width = model.get_input_embeddings().weight.shape[1]
+    if rows is None or rows.ndim != 2 or rows.shape[1] != width:
+        raise BaseModelMismatch(
+            f"adapter {adapter.uri} holds no virtual tokens of width {width}: name one of this base"
+        )
+    return rows
+
+
+def _new(spec: RunSpec, model: PreTrainedModel) -> torch.Tensor:
+    assert spec.model.path is not None, "a base comes with its tokenizer"
+    tokenizer = tokenizers.load(Path(spec.model.path))
+    tokens = _first_tokens(tokenizer, spec.prompt_tuning or PromptTuning(), spec.training.seed)
+    rows: torch.Tensor = model.get_input_embeddings()(tokens.to(model.device))
+    return rows
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, wanted: PromptTuning, seed: int) -> torch.Tensor:
@@ -143,5 +201,5 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         num_layers=shape.num_hidden_layers,
         num_attention_heads=shape.num_attention_heads,
     ).save_pretrained(folder)
-    save_file({"prompt_embeddings": rows.cpu().contiguous()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file({NAME: rows.cpu().contiguous()}, folder / former.WEIGHTS, metadata={"format": "pt"})
     return {}

@@ -17,10 +17,10 @@ from kubetune.api.finetunejob import Quantization
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.heads import Head
 from kubetune_trainer.methods import lora
-from kubetune_trainer.methods.lora import export
+from kubetune_trainer.methods.lora import FORMER, export
 from kubetune_trainer.runtime import Precision
 
-__all__ = ["apply", "base_options", "export"]
+__all__ = ["FORMER", "apply", "base_options", "export"]
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
