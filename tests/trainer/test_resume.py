@@ -44,6 +44,14 @@ def lora(out: Path, corpus: Path, base: Path) -> RunSpec:
     )  # fmt: skip
 
 
+def narrow(out: Path, corpus: Path, base: Path) -> RunSpec:
+    """The optimizer's moments in 8 bits."""
+    spec = pretrain(out, corpus, base)
+    assert spec.pretrain
+    settings = spec.pretrain.model_copy(update={"optimizer": "adamw-8bit"})
+    return spec.model_copy(update={"pretrain": settings})
+
+
 def qlora(out: Path, corpus: Path, base: Path) -> RunSpec:
     return finetune_spec(
         out, base, source(corpus / "pairs.jsonl", "alpaca"), method="qlora",
@@ -156,6 +164,7 @@ KINDS = {
     "ppo": (ppo, "adapter_model.safetensors"),
     "dpo": (dpo, "adapter_model.safetensors"),
     "pretrain": (pretrain, "model.safetensors"),
+    "adamw-8bit": (narrow, "model.safetensors"),
     "lora": (lora, "adapter_model.safetensors"),
     "qlora": (qlora, "adapter_model.safetensors"),
     "prompt-tuning": (prompt_tuning, "adapter_model.safetensors"),

@@ -196,7 +196,7 @@ class _Run:
         spec, settings, outcome, prepared = self.spec, self.spec.training, self.outcome, self.prepared
         assert outcome.plan is not None
         parameters = optimizer.trainable(self.model)
-        adamw = optimizer.adamw(parameters, settings.learning_rate, settings.weight_decay, prepared.betas)
+        adamw = optimizer.adamw(parameters, settings, prepared.betas)
         checkpoints = Checkpoints(work, f"{spec.output.uri}/checkpoints", spec)
         checkpoints.clean()
         state = checkpoints.load(parameters, adamw)

@@ -20,6 +20,10 @@ class Optimisation(Block):
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Sequences per forward pass of a process; divides globalBatchSize. Default: the largest up to 32 that
     does."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit: AdamW whose moments are held in 8 bits, a scale to each 256 of them (Dettmers et al. 2022),
+    2 bytes per trained weight instead of 8. On a GPU they are paged: they go to the host's memory when the
+    GPU's runs out."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

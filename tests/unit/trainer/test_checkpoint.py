@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kubetune.api.training import PretrainTraining
 from kubetune_trainer import optimizer as optimizers
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.errors import StorageError
@@ -16,7 +17,8 @@ SHAPES = {"a.weight": (4, 3), "a.bias": (4,)}
 def made(seed: int = 0, names=SHAPES):
     torch.manual_seed(seed)
     parameters = [(n, torch.nn.Parameter(torch.randn(SHAPES.get(n, (2, 2))))) for n in names]
-    return parameters, optimizers.adamw(parameters, 1e-2, 0.1, (0.9, 0.95))
+    settings = PretrainTraining(max_steps=1, learning_rate=1e-2, weight_decay=0.1)
+    return parameters, optimizers.adamw(parameters, settings, (0.9, 0.95))
 
 
 def step(parameters, optimizer, seed: int) -> None:

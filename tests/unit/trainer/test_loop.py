@@ -29,15 +29,14 @@ class Recorder:
         self.saved: list[int] = []
         self.watched: list[int] = []
         parameters = optimizers.trainable(model)
-        settings = {"max_steps": total, "global_batch_size": 4, "learning_rate": 1e-2} | more.pop(
-            "settings", {}
-        )
+        settings = {"max_steps": total, "global_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1}
+        settings |= more.pop("settings", {})
         self.model = model
         self.loop = Loop(
             accelerator=Accelerator(cpu=True),
             model=LossModel(model, "fp32"),
             parameters=parameters,
-            optimizer=optimizers.adamw(parameters, 1e-2, 0.1, (0.9, 0.95)),
+            optimizer=optimizers.adamw(parameters, PretrainTraining(**settings), (0.9, 0.95)),
             stream=MixtureStream([numbered([30, 7, 12, 60])], [1.0], 16, 0),
             settings=PretrainTraining(**settings),
             total_steps=total,
@@ -133,7 +132,8 @@ def test_gradients_are_clipped_and_the_rate_follows_the_schedule(tiny):
 
 
 def test_norms_and_biases_do_not_decay(tiny):
-    groups = optimizers.adamw(optimizers.trainable(tiny), 1e-3, 0.1, (0.9, 0.95)).param_groups
+    settings = PretrainTraining(max_steps=1, weight_decay=0.1)
+    groups = optimizers.adamw(optimizers.trainable(tiny), settings, (0.9, 0.95)).param_groups
     names = {id(p): n for n, p in tiny.named_parameters()}
     plain = {names[id(p)] for p in groups[1]["params"]}
     assert groups[0]["weight_decay"] == 0.1
