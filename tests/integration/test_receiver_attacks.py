@@ -149,7 +149,7 @@ def test_the_operator_goes_on_while_it_is_flooded(trainer: Trainer, peers: Itera
     world = trainer.world
     attackers = [next(peers) for _ in range(20)]
     with flood(world.operator.progress_port, attackers, trainer.token) as count:
-        eventually("the flood is on", lambda: count() > 200)
+        eventually("the flood is on", lambda: count() > 200, seconds=90)
         begun = time.monotonic()
         for number in range(5):
             world.pretrain(f"amid-{number}", "succeed")

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,16 @@ class Ended:
 
 
 Run = Callable[[RunSpec], Ended]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""So small a model gains nothing by a second thread, and two runs at a time would wait for each other's."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ONE_THREAD.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ def _child(spec: str, log: str, term: str, environment: dict[str, str]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    os.environ |= {termination.PATH_VARIABLE: term, "HF_HUB_OFFLINE": "1"} | environment
+    os.environ |= ONE_THREAD | {termination.PATH_VARIABLE: term, "HF_HUB_OFFLINE": "1"} | environment
     sys.exit(main.main(["--run-spec", spec]))
 
 

@@ -26,8 +26,7 @@ def together(spec: RunSpec, folder: Path) -> list[Process]:
         "MASTER_PORT": str(port),
     }
     return [
-        Process(spec, folder / str(rank), RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", **common)
-        for rank in range(2)
+        Process(spec, folder / str(rank), RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)
     ]
 
 
