@@ -102,7 +102,7 @@ def run_a_chain(world: World) -> None:
         base={"jobRef": {"kind": "PretrainJob", "name": "base"}},
         data={"sources": [pairs]},
     )
-    world.until_phase("tuned", "Succeeded", "FineTuneJob")
+    world.until_phase("tuned", "Succeeded", "FineTuneJob", seconds=90)
 
 
 def report_progress(world: World) -> None:

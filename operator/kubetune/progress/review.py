@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kubetune.controller.client import Client, Object
 from kubetune.controller.keys import Key
-from kubetune.desired.job import TOKEN_AUDIENCE
+from kubetune.desired.job import TOKEN_AUDIENCE, job_name
 from kubetune.progress.claims import refuted
 
 POD_NAME = "authentication.kubernetes.io/pod-name"
@@ -155,10 +155,23 @@ class Reviewer:
         if pod is None or pod["metadata"]["uid"] != pod_uid:
             raise Denied(403, f"pod {pod_name} is gone")
         job = await self._controller(pod, "Job", key.namespace)
-        resource = await self._controller(job, key.kind, key.namespace) if job else None
+        if job:
+            resource = await self._controller(job, key.kind, key.namespace)
+        else:
+            resource = await self._outlived(pod, key)
         if resource is None or resource["metadata"]["name"] != key.name:
             raise Denied(403, f"pod {pod_name} does not belong to {key}")
         return _Pod(pod_uid, str(resource["metadata"]["uid"]))
+
+    async def _outlived(self, pod: Object, key: Key) -> Object | None:
+        """The resource whose newest attempt a pod is of, though the attempt's Job is gone: a run is suspended
+        by deleting that, and the pod lives on until it has said from where the run would resume."""
+        resource = await self.client.find(key.kind, key.namespace, key.name)
+        if resource is None:
+            return None
+        newest = job_name(resource, resource.get("status", {}).get("attempts", 0))
+        owners = [r["name"] for r in pod["metadata"].get("ownerReferences", []) if r["kind"] == "Job"]
+        return resource if owners == [newest] else None
 
     async def _controller(self, child: Object, kind: str, namespace: str) -> Object | None:
         """The live controller of an object, if it is of a kind and still the same object."""

@@ -7,7 +7,7 @@ import pytest
 
 from kubetune.controller.errors import Unavailable
 from kubetune.controller.keys import Key
-from kubetune.desired.job import TOKEN_AUDIENCE
+from kubetune.desired.job import TOKEN_AUDIENCE, job_name
 from kubetune.progress import review
 from kubetune.progress.review import AT_A_TIME, FAULTS, WAITING, Denied, Reviewer, TooMany
 from tests.unit.progress.test_claims import CLAIMS, packed
@@ -16,6 +16,9 @@ pytestmark = pytest.mark.unit
 
 KEY = Key("PretrainJob", "team", "tiny")
 GOOD = f"good.{packed(CLAIMS | {'exp': 2**40})}.s"
+
+
+ATTEMPT = job_name({"metadata": {"name": "tiny", "uid": "uid-tiny"}}, 1)
 
 
 def forged(number: int) -> str:
@@ -30,6 +33,8 @@ class Server:
         self.open = asyncio.Event()
         self.open.set()
         self.pods: set[str] = {"u"}
+        self.has_job = True
+        self.attempts = 1
         self.error: Exception | None = None
 
     async def create(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -46,14 +51,15 @@ class Server:
         return {"status": {"authenticated": valid, "audiences": [TOKEN_AUDIENCE], "user": user}}
 
     async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        owners = {"Pod": ("Job", "j"), "Job": ("PretrainJob", "tiny")}
-        uids = {"Pod": "u", "Job": "uid-j", "PretrainJob": "uid-tiny"}
-        if kind == "Pod" and "u" not in self.pods:
+        owners = {"Pod": ("Job", ATTEMPT), "Job": ("PretrainJob", "tiny")}
+        uids = {"Pod": "u", "Job": f"uid-{ATTEMPT}", "PretrainJob": "uid-tiny"}
+        if (kind == "Pod" and "u" not in self.pods) or (kind == "Job" and not self.has_job):
             return None
         references = []
         if owner := owners.get(kind):
             references = [{"controller": True, "kind": owner[0], "name": owner[1], "uid": f"uid-{owner[1]}"}]
-        return {"metadata": {"name": name, "uid": uids[kind], "ownerReferences": references}}
+        metadata = {"name": name, "uid": uids[kind], "ownerReferences": references}
+        return {"metadata": metadata, "status": {"attempts": self.attempts}}
 
 
 @pytest.fixture
@@ -92,6 +98,18 @@ async def test_the_token_of_a_pod_that_is_gone_is_worth_nothing_at_once(server: 
     assert await reviewer.owner_uid(GOOD, KEY, "1") == "uid-tiny"
     reviewer.forget("u")
     with pytest.raises(Denied, match="gone"):
+        await reviewer.owner_uid(GOOD, KEY, "1")
+
+
+async def test_a_pod_that_outlives_its_job_has_its_last_word(server: Server, reviewer: Reviewer):
+    """A replica may hear of a pod for the first time when its run has just been suspended."""
+    server.has_job = False
+    assert await reviewer.owner_uid(GOOD, KEY, "1") == "uid-tiny"
+
+
+async def test_a_pod_of_an_earlier_attempt_has_not(server: Server, reviewer: Reviewer):
+    server.has_job, server.attempts = False, 2
+    with pytest.raises(Denied, match="does not belong to"):
         await reviewer.owner_uid(GOOD, KEY, "1")
 
 
