@@ -170,14 +170,17 @@ class Reviewer:
         if resource is None:
             return None
         newest = job_name(resource, resource.get("status", {}).get("attempts", 0))
-        owners = [r["name"] for r in pod["metadata"].get("ownerReferences", []) if r["kind"] == "Job"]
-        return resource if owners == [newest] else None
+        reference = _to_controller(pod, "Job")
+        return resource if reference and reference["name"] == newest else None
 
     async def _controller(self, child: Object, kind: str, namespace: str) -> Object | None:
         """The live controller of an object, if it is of a kind and still the same object."""
-        for reference in child["metadata"].get("ownerReferences", []):
-            if reference.get("controller") and reference["kind"] == kind:
-                owner = await self.client.find(kind, namespace, reference["name"])
-                if owner and owner["metadata"]["uid"] == reference["uid"]:
-                    return owner
-        return None
+        reference = _to_controller(child, kind)
+        owner = await self.client.find(kind, namespace, reference["name"]) if reference else None
+        return owner if reference and owner and owner["metadata"]["uid"] == reference["uid"] else None
+
+
+def _to_controller(child: Object, kind: str) -> Object | None:
+    """An object's reference to its controller, of which it has one at most, if that is of a kind."""
+    references = child["metadata"].get("ownerReferences", [])
+    return next((r for r in references if r.get("controller") and r["kind"] == kind), None)

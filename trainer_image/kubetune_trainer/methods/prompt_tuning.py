@@ -6,7 +6,7 @@ nothing had been put before them. So losses and generation need not know.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,12 @@ class SoftPrompt(nn.Module):
             cache = call.get("past_key_values")
             if cache is None or cache.get_seq_length() == 0:  # else they are in the cache
                 embedded = body.get_input_embeddings()(call["input_ids"])
-                starts = _starts(call["input_ids"], mask, positions)
+                spread = _spreader(_starts(call["input_ids"], mask, positions), count)
                 prompt = self.rows.to(embedded.dtype)
-                call |= {"input_ids": None, "inputs_embeds": _spread(embedded, prompt, starts)}
+                call |= {"input_ids": None, "inputs_embeds": spread(embedded, prompt)}
                 if positions is not None:
                     own = torch.arange(count, device=positions.device)
-                    call["position_ids"] = _spread(positions + count, own, starts)
+                    call["position_ids"] = spread(call["position_ids"], own)
             return (), call
 
         def take_away(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -106,17 +106,22 @@ def _starts(tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Te
     return starts
 
 
-def _spread(values: torch.Tensor, ahead: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Values [rows, width, ...] with what stands ahead [virtual tokens, ...] of each start. Rows with fewer
-    starts than others end in zeros, which nothing comes after."""
-    count, device = len(ahead), values.device
-    tokens = torch.arange(values.shape[1], device=device) + count * starts.cumsum(1)
+def _spreader(starts: torch.Tensor, count: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What puts values of virtual tokens, [count, ...], ahead of each start among those of the tokens, [rows,
+    width, ...]. Rows with fewer starts than others end in zeros, which nothing comes after."""
+    device = starts.device
+    tokens = torch.arange(starts.shape[1], device=device) + count * starts.cumsum(1)
+    every = torch.arange(len(starts), device=device)[:, None]
     rows, columns = starts.nonzero(as_tuple=True)
     virtual = tokens[rows, columns][:, None] + torch.arange(-count, 0, device=device)
-    width = values.shape[1] + count * int(starts.sum(1).max())
-    spread = values.new_zeros(len(values), width, *values.shape[2:])
-    spread[torch.arange(len(values), device=device)[:, None], tokens] = values
-    spread[rows[:, None], virtual] = ahead
+    width = starts.shape[1] + count * int(starts.sum(1).max())
+
+    def spread(values: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+        room = values.new_zeros(len(values), width, *values.shape[2:])
+        room[every, tokens] = values
+        room[rows[:, None], virtual] = ahead
+        return room
+
     return spread
 
 
