@@ -1,6 +1,7 @@
-"""What the client relies on, asked of a real API server."""
+"""Objects that change between reading and writing, on a real API server."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 from kubernetes.aio import client as kubernetes_client
@@ -8,8 +9,10 @@ from kubernetes.aio import config as kubernetes_config
 
 from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
-from kubetune.controller.errors import Conflict
+from kubetune.controller.errors import Conflict, NotFound
+from kubetune.controller.jobs import JobReconciler
 from kubetune.controller.write_status import write_status
+from kubetune.desired.job import Settings
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.manifests import minimal
 
@@ -36,6 +39,12 @@ async def create(client: Client, namespace: str) -> Object:
     body = minimal("PretrainJob")
     body["metadata"] = {"name": "tiny", "namespace": namespace}
     return await client.create(body)
+
+
+async def claim(client: Client, namespace: str, name: str) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    meta = {"name": name, "namespace": namespace}
+    await client.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec})
 
 
 async def test_a_late_status_is_not_that_of_a_successor(client: Client, namespace: str, job: Object):
@@ -77,3 +86,24 @@ async def test_two_managers_write_one_after_the_other(client: Client, job: Objec
     job = await client.apply_status(job, {"trainerStatus": {"progressPercentage": 7}}, "kubetune-progress")
     job = await client.apply_status(job, STATUS)
     assert job["status"] == STATUS | {"trainerStatus": {"progressPercentage": 7}}
+
+
+async def test_no_attempt_is_made_for_a_job_that_was_deleted_meanwhile(
+    client: Client, namespace: str, job: Object
+):
+    for name in ("corpus", "models"):
+        await claim(client, namespace, name)
+    await client.apply_status(job, STATUS)
+    stale = await client.get("PretrainJob", namespace, "tiny")
+    # Its first attempt has gone with it.
+    await client.delete(job)
+    successor = await create(client, namespace)
+    reconciler = JobReconciler(
+        "PretrainJob", Settings("trainer", "IfNotPresent", "https://receiver", "", "operator")
+    )
+    with pytest.raises(Conflict):
+        await reconciler.reconcile(client, stale, datetime.now(UTC))
+    assert await client.list("Job", namespace, {}) == []
+    await client.delete(successor)
+    with pytest.raises(NotFound):
+        await reconciler.reconcile(client, stale, datetime.now(UTC))

@@ -12,7 +12,7 @@ from kubetune.api.runspec import RunModel, RunSpec
 from kubetune.api.status import Failure, JobStatus
 from kubetune.controller.attempts import Attempts, find_attempts
 from kubetune.controller.client import Client, Object
-from kubetune.controller.errors import AlreadyExists, Refused, Unavailable
+from kubetune.controller.errors import AlreadyExists, Conflict, Refused, Unavailable
 from kubetune.controller.events import record
 from kubetune.controller.needs import FOUND, NOT_CHECKED, check_volumes, find_start, run_has_start
 from kubetune.controller.reclaim import Reclaim, keep
@@ -93,6 +93,8 @@ class JobReconciler:
         observed: Observed,
     ) -> tuple[Decision, Observed]:
         """What has become of the decision to start an attempt, and what is observed then."""
+        if start.attempt > 1:
+            await _check_still_there(client, resource)
         try:
             started = await self._start(client, resource, previous, found, start)
         except ValidationError as error:
@@ -137,6 +139,18 @@ class JobReconciler:
             return Started(dependencies, Need(False, "CreationRefused", error.message))
         log.info("attempt %d created as Job %s", start.attempt, child["metadata"]["name"])
         return Started(dependencies, resources, attempt_of(start.attempt, created, []), name)
+
+
+async def _check_still_there(client: Client, resource: Object) -> None:
+    """An earlier attempt that is missing may have gone with its job, deleted since it was read.
+
+    Raises:
+        NotFound, Conflict: so it is.
+    """
+    meta = resource["metadata"]
+    now = (await client.get(resource["kind"], meta["namespace"], meta["name"]))["metadata"]
+    if now["uid"] != meta["uid"] or "deletionTimestamp" in now:
+        raise Conflict(f"{resource['kind']} {meta['name']} has been deleted")
 
 
 def lifecycle(resource: Object) -> Lifecycle:
