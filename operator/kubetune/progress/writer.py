@@ -25,7 +25,7 @@ INTERVAL_SECONDS = 5.0
 CHECKPOINT_SECONDS = 0.5
 """The interval when there is a new checkpoint to write."""
 CONFLICTS = 5
-"""How often somebody else may write in between before an update is given up; the next one follows soon."""
+"""How often somebody else may write in between before an update waits for the next interval."""
 
 
 @dataclass
@@ -50,6 +50,10 @@ class _Mailbox:
             self.written = update.last_checkpoint or self.written
         return update
 
+    def put_back(self, update: ProgressUpdate) -> None:
+        """Keep what could not be written, unless something newer has come."""
+        self.update = self.update or update
+
 
 @dataclass
 class Writer:
@@ -71,7 +75,8 @@ class Writer:
         waited = False
         while update := mailbox.take():
             try:
-                await self._write(*target, update, waited=waited)
+                if not await self._write(*target, update, waited=waited):
+                    mailbox.put_back(update)
             except ApiError as error:
                 log.warning("progress of %s not written: %s", target[0], error.message)
             except Exception:
@@ -86,17 +91,18 @@ class Writer:
             async with asyncio.timeout(self.interval - self.checkpoint_interval):
                 await mailbox.urgent.wait()
 
-    async def _write(self, key: Key, uid: str, update: ProgressUpdate, *, waited: bool) -> None:
+    async def _write(self, key: Key, uid: str, update: ProgressUpdate, *, waited: bool) -> bool:
+        """Whether the update is done with: it is not if somebody else wrote in between each time."""
         for _ in range(CONFLICTS):
             resource = await self.client.find(key.kind, key.namespace, key.name)
             if resource is None or resource["metadata"]["uid"] != uid:
-                return
+                return True
             if is_finished(JobStatus.model_validate(resource.get("status", {}), extra="ignore")):
-                return
+                return True
             status = update.wire()
             if waited and _is_newer(resource.get("status", {}), status):
                 # Meanwhile the trainer has told another replica more.
-                return
+                return True
             if "lastCheckpoint" not in status and (known := resource.get("status", {}).get("lastCheckpoint")):
                 # An update without a checkpoint does not take back the one before.
                 status["lastCheckpoint"] = known
@@ -105,7 +111,8 @@ class Writer:
                 await self.client.apply_status(resource, status, PROGRESS_MANAGER)
             except Conflict:
                 continue
-            return
+            return True
+        return False
 
 
 def _is_newer(shown: Mapping[str, Any], status: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from kubetune.api.progress import CheckpointStatus, ProgressUpdate, TrainerStatus
 from kubetune.controller.errors import Conflict, Unavailable
 from kubetune.controller.keys import Key
-from kubetune.progress.writer import Writer
+from kubetune.progress.writer import CONFLICTS, Writer
 
 A, B = Key("PretrainJob", "n", "a"), Key("PretrainJob", "n", "b")
 CHECKPOINT = CheckpointStatus(step=7, time="t", uri="pvc://x", digest="sha256:00")
@@ -130,6 +130,15 @@ async def test_a_job_that_ends_between_reading_and_writing_keeps_its_last_word()
     writer.put(A, "uid-a", update(99))
     await asyncio.sleep(INTERVAL / 2)
     assert store.written == []
+
+
+async def test_an_update_outlasts_those_who_write_in_between():
+    store, writer = bench()
+    store.errors = [Conflict("it has been modified")] * (CONFLICTS + 1)
+    store.finish = lambda: None  # type: ignore[method-assign]
+    writer.put(A, "uid-a", update(99))
+    await asyncio.sleep(INTERVAL * 1.5)
+    assert store.written == [("a", 99)]
 
 
 async def test_a_failure_loses_one_update_and_nothing_more():
