@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from dev.cluster.network import BRIDGE_ADDRESS
 from dev.kubectl import Kubectl
 from tests.e2e import jobs, observe
+from tests.fixtures.data_sets import DATA_SETS
 from tests.fixtures.s3 import Store, Wire
 from tests.fixtures.web import File, FileServer, Hub, certificate, server_tls
 
@@ -123,3 +125,18 @@ def test_refused_credentials_are_told_and_not_retried(kubectl: Kubectl, world: W
     assert (status["failure"]["reason"], status["attempts"]) == ("DataError", 1)
     assert "Secret wrong" in status["failure"]["message"]
     assert "barley" not in str(status)
+
+
+def test_public_benchmarks_are_measured_before_and_after(kubectl: Kubectl, world: World, near: str) -> None:
+    observe.apply(kubectl, *world.secrets())
+    [example] = YAML(typ="safe").load_all(Path("examples/evaluation/lm-eval.yaml"))
+    for repository, files in DATA_SETS.items():
+        world.hub.commit(f"datasets/{repository}", files)
+    wanted = {**example["spec"]["evaluation"]["lmEval"], "tasks": ["arc_easy"], "secretRef": {"name": "hub"}}
+    observe.apply(kubectl, jobs.finetune("measured", "home", evaluation={"lmEval": wanted}))
+    observe.until_condition(kubectl, "finetunejob/measured", "Complete", timeout=300)
+    found = observe.status(kubectl, "finetunejob/measured")["evaluation"]
+    for values in (found["baseline"], found["tuned"]):
+        shares = {v["name"]: float(v["value"]) for v in values if v["name"].startswith("arc_easy/")}
+        assert sorted(shares) == ["arc_easy/acc", "arc_easy/acc_norm"]
+        assert all(0 <= share <= 1 for share in shares.values())

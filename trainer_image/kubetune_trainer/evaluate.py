@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
+from kubetune_trainer.lmeval import measure as lmeval
 from kubetune_trainer.model import evaluating, virtual_tokens
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rouge import rouge_l
@@ -28,7 +29,7 @@ class Measured:
     """Results of one evaluation."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """Named as in `evaluation.metrics`. What cannot be measured is absent."""
+    """Named as in `evaluation.metrics`, or `<task>/<metric>`. What cannot be measured is absent."""
     answers: list[str] = field(default_factory=list)
     """One per sample prompt."""
     seconds: float = 0.0
@@ -65,6 +66,8 @@ def evaluate(
             found[name] = fmean(ANSWERED[name](text, q.answer.strip()) for text, q in pairs)
     said = samples(model, prepared, spec, stop)
     metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}
+    if spec.lm_eval and spec.evaluation.lm_eval:
+        metrics |= lmeval.measure(model, prepared.tokenizer, spec.evaluation.lm_eval, spec.lm_eval.root, stop)
     return Measured(metrics, said, time.monotonic() - started)
 
 

@@ -23,6 +23,7 @@ from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
+from kubetune_trainer.lmeval import tasks as lmeval
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
@@ -136,6 +137,8 @@ class _Run:
     def _prepare(self, work: Path) -> Prepared:
         started = time.monotonic()
         prepared: Prepared = self.objective.prepare(self.spec, work, self.stop)
+        if self.spec.lm_eval and self.spec.evaluation.lm_eval:
+            lmeval.check(self.spec.evaluation.lm_eval, self.spec.lm_eval.root, prepared.tokenizer)
         facts = prepared.data
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from kubetune.api.lmeval import LmEval
 from kubetune.api.meta import SET_LIST, Block, Check, map_list, rules
 from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, SecretRef
 
@@ -161,3 +162,6 @@ class Evaluation(Block):
     stage domain a text to go on with. In stage classification the answer is the class that ranks first."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     """Longest generated answer, in tokens."""
+    lm_eval: LmEval | None = None
+    """Public benchmarks beside the metrics, of stages that train a language model: each result is called
+    <task>/<metric>."""

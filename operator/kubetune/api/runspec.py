@@ -148,6 +148,15 @@ class RunReward(Block):
     """Rules, the sum of which is the reward."""
 
 
+class RunLmEval(Block):
+    """Data sets of lm-eval tasks. Which they are, the trainer knows."""
+
+    root: str
+    """Folder in which the trainer makes a link <org>/<name> for each."""
+    secret: RunSecret | None = None
+    """Credentials for the hub."""
+
+
 class RunOutput(Block):
     """Where to write."""
 
@@ -210,6 +219,8 @@ class RunSpec(Block):
     evaluation_source: RunSource | None = None
     """Set when the evaluation has a data set of its own: then nothing is held out of the training data but
     what is in both."""
+    lm_eval: RunLmEval | None = None
+    """Set where the evaluation has lm-eval tasks."""
     pretrain: PretrainTraining | None = None
     """Optimisation of stages pretrain and mlm."""
     finetune: FineTuneTraining | None = None

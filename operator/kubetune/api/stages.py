@@ -124,6 +124,11 @@ STAGE_RULES = (
         field_path=".evaluation.samplePrompts",
     ),
     cel(
+        f"!({_is(WITH_HEAD)}) || !has(self.evaluation) || !has(self.evaluation.lmEval)",
+        "lmEval measures language models: remove it or change stage",
+        field_path=".evaluation.lmEval",
+    ),
+    cel(
         f"has(self.reward) || !({_is(REWARDED)})",
         "stages ppo and grpo must know which answers are good: set reward.model or reward.functions",
         field_path=".reward",

@@ -22,6 +22,7 @@ from kubetune.api.runspec import (
     RunAdapter,
     RunCache,
     RunData,
+    RunLmEval,
     RunModel,
     RunOutput,
     RunReward,
@@ -100,6 +101,7 @@ def run_spec(
     tunes_prompt = spec.method == "prompt-tuning" and spec.adapter is None
     read = [base.uri or "", *(s.uri for s in spec.data.sources), *([measured.uri] if measured else [])]
     read += [folder.uri for folder in (adapter, reward) if folder]
+    tasks = spec.evaluation.lm_eval
     return RunSpec(
         job=identity(resource),
         stage=spec.stage,
@@ -129,9 +131,10 @@ def run_spec(
         ),
         evaluation=spec.evaluation,
         evaluation_source=evaluation_source(measured) if measured else None,
+        lm_eval=RunLmEval(root=f"{CACHE_ROOT}/lm-eval", secret=_secret(tasks.secret_ref)) if tasks else None,
         finetune=spec.training,
         checkpoint=spec.checkpoint,
-        cache=cache(spec.compute, read),
+        cache=cache(spec.compute, [*read, *(["hf://"] if tasks else [])]),
         output=output(resource, spec.output.storage_uri),
     )
 
@@ -256,6 +259,7 @@ def uris(spec: RunSpec) -> list[str]:
 
 def secrets(spec: RunSpec) -> list[RunSecret]:
     """The Secrets that a run reads, each once."""
-    read = (part.secret for part in (*_folders(spec), *_sources(spec)))
+    tasks = [spec.lm_eval] if spec.lm_eval else []
+    read = (part.secret for part in (*_folders(spec), *_sources(spec), *tasks))
     found = {secret.name: secret for secret in read if secret}
     return [found[name] for name in sorted(found)]

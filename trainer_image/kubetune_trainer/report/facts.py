@@ -9,6 +9,8 @@ from kubetune_trainer.data.examples import SourceFacts
 HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "rouge-l", "accuracy", "f1", "reward-margin", "reward"}
 NEITHER = {"kl"}
 """How far the model has gone from where it began."""
+LOWER_OF_TASKS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
+"""Of lm-eval's metrics those of which less is better (its registry's higher_is_better)."""
 SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}
 
 
@@ -25,7 +27,9 @@ class Change:
         """Whether it improved; None where it stayed, was not measured before or has no better."""
         if self.before is None or self.before == self.after or self.name in NEITHER:
             return None
-        return (self.after > self.before) == (self.name in HIGHER_IS_BETTER)
+        _, _, of_task = self.name.partition("/")
+        higher = not of_task.startswith(LOWER_OF_TASKS) if of_task else self.name in HIGHER_IS_BETTER
+        return (self.after > self.before) == higher
 
     def text(self, value: float | None) -> str:
         """A value as people read it: shares in percent."""

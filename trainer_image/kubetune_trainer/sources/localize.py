@@ -11,6 +11,7 @@ from typing import Any
 from kubetune.api.runspec import RunSecret, RunSpec
 from kubetune.api.uris import is_remote
 from kubetune_trainer.errors import InvalidSpec, StorageError
+from kubetune_trainer.lmeval.tasks import data_sets
 from kubetune_trainer.log import say
 from kubetune_trainer.progress import Progress
 from kubetune_trainer.signals import Stop
@@ -20,7 +21,7 @@ from kubetune_trainer.sources.download import Download
 from kubetune_trainer.sources.hf import Hub
 from kubetune_trainer.sources.https import Https
 from kubetune_trainer.sources.meter import Meter
-from kubetune_trainer.sources.names import Choose, check_places, choose_data, choose_model
+from kubetune_trainer.sources.names import Choose, check_places, choose_data, choose_model, choose_tables
 from kubetune_trainer.sources.remote import RemoteFile
 from kubetune_trainer.sources.s3 import S3
 from kubetune_trainer.sources.secret import Secret
@@ -77,6 +78,12 @@ def _wanted(spec: RunSpec) -> Iterator[Wanted]:
         if is_remote(source.uri):
             where = f"source {source.name}: {source.uri}"
             yield Wanted(where, source.uri, Path(source.root), source.secret, choose_data)
+    if spec.lm_eval and spec.evaluation.lm_eval:
+        for repository in data_sets(spec.evaluation.lm_eval.tasks):
+            uri, root = f"hf://datasets/{repository}", Path(spec.lm_eval.root) / repository
+            yield Wanted(
+                f"data set {uri} of evaluation.lmEval", uri, root, spec.lm_eval.secret, choose_tables
+            )
 
 
 def _choose(choose: Choose, names: Iterable[str], path: str, where: str) -> list[str]:

@@ -12,6 +12,7 @@ _OTHER_WEIGHTS = {
     ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pb", ".pickle", ".pkl",
     ".pt", ".pth", ".tflite",
 }  # fmt: skip
+_TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".tsv", ".arrow", ".txt")
 Choose = Callable[[Iterable[str], str, str], list[str]]
 """(names, path, where) -> those that are meant."""
 
@@ -74,6 +75,19 @@ def choose_model(names: Iterable[str], path: str, where: str) -> list[str]:
     if not any(n.endswith(".safetensors") for n in found):
         raise DataError(f"{where}: no *.safetensors are there: name a model in that format, or convert it")
     return found
+
+
+def choose_tables(names: Iterable[str], path: str, where: str) -> list[str]:
+    """A data set's tables, and the description that says which of them is what; never its code.
+
+    Raises:
+        DataError: there are no tables.
+    """
+    names = list(names)
+    found = [n for n in names if n.endswith(_TABLES) and not n.startswith(".")]
+    if not found:
+        raise DataError(f"{where}: no tables are there, and code is never run: choose another task")
+    return found + [n for n in names if n == "README.md"]
 
 
 def check_places(names: Iterable[str], where: str) -> None:
