@@ -1,4 +1,5 @@
-"""A trainer is killed and stopped at random moments, its newest checkpoint damaged: the weights are the same.
+"""A trainer is killed and stopped at random moments, its newest checkpoint damaged: the weights are the same,
+of every objective by every method.
 
 The moments are spread over the whole run: reading, baseline, steps, the saving of checkpoints, evaluation.
 """
@@ -15,11 +16,11 @@ import pytest
 
 from kubetune.api.runspec import RunSpec
 from tests.trainer.conftest import Process, base, corpus  # noqa: F401 - fixtures
-from tests.trainer.test_resume import KINDS, Undisturbed, newest, undisturbed, weights  # noqa: F401 - a fixture
+from tests.trainer.test_resume import RUNS, Undisturbed, newest, undisturbed, weights  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-SHORT, LONG = (1, 3), (20, 12)
+SHORT, LONG = (1, 3), (3, 8)
 """Seeds of each kind of run, and how often each is ended at most."""
 QUICK = ("pretrain", "lora")
 """Kinds of runs that each run of all tests includes."""
@@ -67,7 +68,7 @@ def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, lon
     return ordeal
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUNS)
 def test_random_deaths_do_not_show_in_the_weights(
     undisturbed: Callable[[str], Undisturbed],  # noqa: F811
     corpus: Path,  # noqa: F811
@@ -82,7 +83,7 @@ def test_random_deaths_do_not_show_in_the_weights(
     seeds, deaths = LONG if thorough else SHORT
     for seed in range(seeds):
         folder = tmp_path / str(seed)
-        spec = KINDS[kind][0](folder / "out", corpus, base)
+        spec = RUNS[kind][0](folder / "out", corpus, base)
         ordeal = survive(spec, folder, random.Random(f"{kind} {seed}"), deaths, whole.seconds)
         assert weights(spec, kind) == whole.weights, f"seed {seed}: {ordeal}"
         for name, count in vars(ordeal).items():

@@ -26,6 +26,8 @@ from kubetune_trainer import termination
 from tests.fixtures.runs import TINY_BERT, encoder, finetune_spec, pretrain_spec, run_model, source
 from tests.trainer.conftest import Process, Run
 
+Build = Callable[[Path, Path, Path], RunSpec]
+"""(output folder, corpus, base) -> what to run"""
 LONG = 60
 """Steps: enough that a signal sent at one step arrives long before the last."""
 FEW = FineTuneTraining(max_steps=5, global_batch_size=4, learning_rate=1e-2)
@@ -152,7 +154,7 @@ def merged(out: Path, corpus: Path, base: Path) -> RunSpec:
     return qlora(out, corpus, base).model_copy(update={"merge": True})
 
 
-KINDS = {
+KINDS: dict[str, tuple[Build, str]] = {
     "merged": (merged, "model.safetensors"),
     "domain": (domain, "adapter_model.safetensors"),
     "continued": (continued, "model.safetensors"),
@@ -170,6 +172,30 @@ KINDS = {
     "prompt-tuning": (prompt_tuning, "adapter_model.safetensors"),
     "adapter": (adapter, "adapter_model.safetensors"),
 }
+
+
+def by(method: str, build: Build) -> tuple[Build, str]:
+    """A kind of run by another method than LoRA."""
+
+    def built(out: Path, corpus: Path, base: Path) -> RunSpec:
+        spec = build(out, corpus, base)
+        own = {"lora": spec.lora if method == "qlora" else None}
+        virtual = {"prompt_tuning": PromptTuning(virtual_tokens=5)} if method == "prompt-tuning" else {}
+        return spec.model_copy(update={"method": method} | own | virtual)
+
+    return built, "model.safetensors" if method == "full" else "adapter_model.safetensors"
+
+
+OF_LANGUAGE_MODELS: dict[str, Build] = {"sft": lora, "domain": domain, "dpo": dpo, "ppo": ppo, "grpo": grpo}
+WITH_HEADS: dict[str, Build] = {"reward": reward, "classification": classification}
+OTHER_METHODS = {
+    f"{stage} by {method}": by(method, build)
+    for stage, build in (OF_LANGUAGE_MODELS | WITH_HEADS).items()
+    for method in (("full",) if stage in WITH_HEADS else ("full", "qlora", "prompt-tuning"))
+    if f"{stage} by {method}" not in ("sft by qlora", "sft by prompt-tuning")
+}
+"""What is left of every objective by every method."""
+RUNS: dict[str, tuple[Build, str]] = KINDS | OTHER_METHODS
 
 
 @dataclass(frozen=True)
@@ -191,7 +217,7 @@ def undisturbed(
     @cache
     def carry_out(kind: str) -> Undisturbed:
         # The name of the output folder is part of the run spec, so every run of a test has this one.
-        spec = KINDS[kind][0](tmp_path_factory.mktemp(kind) / "out", corpus, base)
+        spec = RUNS[kind][0](tmp_path_factory.mktemp(kind) / "out", corpus, base)
         began = time.monotonic()
         process = Process(spec, Path(spec.output.path).parent)
         assert process.end() == 0, process.out
@@ -201,7 +227,7 @@ def undisturbed(
 
 
 def weights(spec: RunSpec, kind: str) -> str:
-    path = Path(spec.output.path) / "artifact" / KINDS[kind][1]
+    path = Path(spec.output.path) / "artifact" / RUNS[kind][1]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
