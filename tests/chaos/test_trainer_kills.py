@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SHORT, LONG = (1, 3), (3, 8)
 """Seeds of each kind of run, and how often each is ended at most."""
-QUICK = ("pretrain", "lora")
+QUICK = ("lora",)
 """Kinds of runs that each run of all tests includes."""
 DAMAGE = 0.3
 

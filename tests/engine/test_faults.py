@@ -1,4 +1,4 @@
-"""The real engine is killed, the gateway is killed, the pod is stopped."""
+"""The gateway before the real engine is killed, the pod is stopped; tests/e2e kills the engine."""
 
 import asyncio
 import signal
@@ -9,28 +9,6 @@ import pytest
 from tests.engine.conftest import PROMPT, Pod
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-async def test_after_sigkill_of_the_engine_adapters_are_back_before_the_pod_is_ready(
-    pod: Pod, oracle: dict[str, list[int]]
-):
-    await pod.serve(pod.adapter("one", "one-v1"), pod.adapter("two", "two"))
-    await pod.client.until_ready()
-    pod.engine.kill()
-    killed = time.monotonic()
-    status, answer = await pod.client.complete("one")
-    assert (status, answer["error"]["type"]) == (503, "service_unavailable")
-    await pod.client.until(lambda s: not s.engine_ready)
-    assert not await pod.client.ready()
-    print(f"\nfigure: SIGKILL of the engine to not ready: {time.monotonic() - killed:.2f} s")
-    pod.engine.start()
-    await asyncio.to_thread(pod.engine.until_healthy)
-    healthy = time.monotonic()
-    await pod.client.until_ready(seconds=60)
-    print(f"figure: engine healthy to adapters loaded and ready: {time.monotonic() - healthy:.2f} s")
-    # At this very moment everything must answer.
-    assert await pod.answer("one") == oracle["one-v1"]
-    assert await pod.answer("two") == oracle["two"]
 
 
 async def test_a_gateway_that_was_killed_takes_over_what_the_engine_has(
