@@ -93,8 +93,6 @@ class JobReconciler:
         observed: Observed,
     ) -> tuple[Decision, Observed]:
         """What has become of the decision to start an attempt, and what is observed then."""
-        if start.attempt > 1:
-            await _check_still_there(client, resource)
         try:
             started = await self._start(client, resource, previous, found, start)
         except ValidationError as error:
@@ -130,6 +128,8 @@ class JobReconciler:
         described = config_map(resource, text, self.settings)
         name = described["metadata"]["name"]
         child = job(resource, run, name, _turn(start, previous, found, lifecycle(resource)), self.settings)
+        if start.attempt > 1:
+            await _check_still_there(client, resource)
         try:
             await _create(client, resource, described)
             created = await _create(client, resource, child)

@@ -22,7 +22,7 @@ from kubetune.desired.job import Settings
 from kubetune.desired.reclaim import folder_of, reclaim_job, users
 from kubetune.desired.volumes import locate
 from kubetune.status.attempts import is_over
-from kubetune.status.reclaim import Left, reclaimed, terminating
+from kubetune.status.reclaim import Left, reclaimed, says, terminating
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,11 @@ class Reclaim:
             finalizers = [f for f in self.resource["metadata"]["finalizers"] if f != FINALIZER]
             await self.client.set_finalizers(self.resource, finalizers)
             return Result()
+        # The event first: what the status says already is no news to the one who goes on after a crash.
+        if left.warning and not says(previous, left):
+            await record(self.client, self.resource, "Warning", left.reason, left.message)
         status = terminating(previous, left, self.resource["metadata"]["generation"], now)
         await write_status(self.client, self.resource, previous, status)
-        if left.warning:
-            await record(self.client, self.resource, "Warning", left.reason, left.message)
         return Result(AGAIN_SECONDS, wants_jobs=True)
 
     async def _next(self) -> Left | None:

@@ -8,7 +8,7 @@ from typing import Any
 from kubetune.api.labels import FINALIZER, RECLAIM_CONTAINER
 from kubetune.api.status import JobStatus
 from kubetune.status.attempts import Trouble, trouble_of
-from kubetune.status.conditions import Judgement, conditions
+from kubetune.status.conditions import Judgement, conditions, find
 
 _TAIL = 400
 
@@ -64,6 +64,12 @@ def _last_word(pod: Mapping[str, Any]) -> str:
         if message:
             return message[-_TAIL:]
     return ""
+
+
+def says(status: JobStatus, left: Left) -> bool:
+    """Whether a status tells already what is left to do."""
+    told = find(status.conditions, "Reclaimed")
+    return told is not None and (told.reason, told.message) == (left.reason, left.message)
 
 
 def terminating(previous: JobStatus, left: Left, generation: int, now: datetime) -> JobStatus:
