@@ -1,8 +1,10 @@
 """Tasks of lm-eval: their data by way of the hub, and what is measured as computed by hand."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -14,8 +16,8 @@ from kubetune.api.finetunejob import PromptTuning
 from kubetune.api.lmeval import LmEval
 from kubetune.api.runspec import RunCache, RunLmEval, RunSecret, RunSpec
 from kubetune_trainer.errors import DataError, InvalidSpec, Terminated
-from kubetune_trainer.lmeval import tasks
-from kubetune_trainer.lmeval.measure import measure
+from kubetune_trainer.lmeval import harness_model, tasks
+from kubetune_trainer.lmeval.measure import _shown, measure
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.signals import Stop
 from tests.fixtures.data_sets import DATA_SETS, QUESTIONS
@@ -77,26 +79,35 @@ def test_which_data_sets_tasks_groups_and_tags_need():
     assert tasks.data_sets(["mmlu"]) == ["cais/mmlu"]
     with pytest.raises(InvalidSpec, match=r"no task arc_esy; did you mean arc_easy"):
         tasks.data_sets(["arc_easy", "arc_esy"])
-    with pytest.raises(InvalidSpec, match="the data of squadv2 are no repository"):
-        tasks.data_sets(["squadv2"])
+    for task in ("squadv2", "c4"):
+        with pytest.raises(InvalidSpec, match=f"the data of {task} are not a whole data set"):
+            tasks.data_sets([task])
 
 
-def test_a_choice_is_measured_as_by_hand_whatever_surrounds_it(base: Path, root: Path):
+def test_a_choice_is_measured_as_by_hand_whatever_surrounds_it(
+    base: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+):
     model, tokenizer = loss_model(base)
-    random = torch.get_rng_state()
+    drawn = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.train()
     found = measure(model, tokenizer, LmEval(tasks=["arc_easy"]), str(root), Stop())
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), drawn[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == drawn[1:]
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
     assert model.training
-    assert found == pytest.approx(by_hand(model.model.eval(), tokenizer))
+    assert found.values == pytest.approx(by_hand(model.model.eval(), tokenizer))
+    assert found.higher_is_better == dict.fromkeys(found.values, True)
     assert measure(model, tokenizer, LmEval(tasks=["arc_easy"], limit=3), str(root), Stop()) != found
+    monkeypatch.setattr(harness_model, "ELEMENTS", 1)
+    assert measure(model, tokenizer, LmEval(tasks=["arc_easy"]), str(root), Stop()) == found
 
 
 def test_an_answer_read_in_two_ways_with_solved_examples_that_stay_the_same(base: Path, root: Path):
     model, tokenizer = loss_model(base)
     wanted = LmEval(tasks=["gsm8k"], num_fewshot=1, limit=2)
     first = measure(model, tokenizer, wanted, str(root), Stop())
-    assert sorted(first) == ["gsm8k/exact_match/flexible-extract", "gsm8k/exact_match/strict-match"]
+    assert sorted(first.values) == ["gsm8k/exact_match/flexible-extract", "gsm8k/exact_match/strict-match"]
     assert measure(model, tokenizer, wanted, str(root), Stop()) == first
 
 
@@ -109,12 +120,33 @@ def test_asked_to_stop(base: Path, root: Path):
 
 
 def test_what_cannot_be_measured_is_told_before_training(base: Path, root: Path, tmp_path: Path):
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    model, tokenizer = loss_model(base)
     tokenizer.chat_template = None
     with pytest.raises(InvalidSpec, match="no chat template"):
-        tasks.check(LmEval(tasks=["arc_easy"], apply_chat_template=True), str(root), tokenizer)
+        measure(model, tokenizer, LmEval(tasks=["arc_easy"], apply_chat_template=True), str(root), Stop())
     with pytest.raises(DataError, match="arc_challenge cannot be loaded"):
-        tasks.check(LmEval(tasks=["arc_challenge"]), str(root), tokenizer)
+        tasks.load(["arc_challenge"], str(root), None)
+    # Its metric is code from the hub, which is not fetched.
+    with pytest.raises(DataError, match="humaneval cannot be loaded"):
+        tasks.load(["humaneval"], str(root), None)
+    with pytest.raises(DataError, match="gsm8k cannot be measured"):
+        measure(model, tokenizer, LmEval(tasks=["gsm8k"], num_fewshot=100), str(root), Stop())
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["whole"], ["whole"]),
+        (["parts"], ["a", "b"]),
+        (["deep", "c"], ["whole", "a", "b", "c"]),
+        (["empty"], []),
+    ],
+)
+def test_a_group_stands_for_its_members_if_it_has_a_result(names: list[str], shown: list[str]):
+    groups = {"whole": ["a"], "parts": ["a", "b"], "deep": ["whole", "parts"]}
+    values = {"alias": "-", "acc,none": 0.5, "acc_stderr,none": 0.1}
+    results = dict.fromkeys("abc", values) | {"whole": values, "parts": {"alias": "parts"}}
+    assert list(dict.fromkeys(_shown(names, groups, {"results": results}))) == shown
 
 
 def spec_of(hub: Hub, base: Path, corpus: Path, tmp_path: Path, names: list[str], **more) -> RunSpec:

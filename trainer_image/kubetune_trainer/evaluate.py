@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
-from kubetune_trainer.lmeval import measure as lmeval
+from kubetune_trainer.lmeval.measure import measure as measure_tasks
 from kubetune_trainer.model import evaluating, virtual_tokens
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rouge import rouge_l
@@ -33,6 +33,8 @@ class Measured:
     answers: list[str] = field(default_factory=list)
     """One per sample prompt."""
     seconds: float = 0.0
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    """Of results of lm-eval tasks, where lm-eval says it."""
 
 
 def evaluate(
@@ -65,10 +67,13 @@ def evaluate(
             pairs = zip(answered, data.questions, strict=True)
             found[name] = fmean(ANSWERED[name](text, q.answer.strip()) for text, q in pairs)
     said = samples(model, prepared, spec, stop)
+    better: dict[str, bool] = {}
     metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}
     if spec.lm_eval and spec.evaluation.lm_eval:
-        metrics |= lmeval.measure(model, prepared.tokenizer, spec.evaluation.lm_eval, spec.lm_eval.root, stop)
-    return Measured(metrics, said, time.monotonic() - started)
+        results = measure_tasks(model, prepared.tokenizer, spec.evaluation.lm_eval, spec.lm_eval.root, stop)
+        metrics |= results.values
+        better = results.higher_is_better
+    return Measured(metrics, said, time.monotonic() - started, better)
 
 
 def measure(model: Any, rows: Sequence[RowLike], prepared: Prepared, stop: Stop) -> dict[str, float]:

@@ -14,7 +14,7 @@ from kubetune_trainer.signals import Stop
 BATCH = 64
 
 
-class _StopCheck(StoppingCriteria):
+class StopCheck(StoppingCriteria):
     """Ends the run between two tokens when it was asked to stop."""
 
     def __init__(self, stop: Stop) -> None:
@@ -91,7 +91,7 @@ def continuations(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                stopping_criteria=[_StopCheck(stop)] if stop else [],
+                stopping_criteria=[StopCheck(stop)] if stop else [],
             )
             for i, said in zip(batch, output[:, width:].tolist(), strict=True):
                 end = next((n for n, token in enumerate(said, 1) if token in ends), len(said))

@@ -12,10 +12,11 @@ import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
-from kubetune.api.progress import CheckpointStatus, NamedValue, ProgressUpdate, TrainerStatus
+from kubetune.api.progress import CheckpointStatus, Measurement, NamedValue, ProgressUpdate, TrainerStatus
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import StepReport
@@ -159,7 +160,15 @@ class StepReporter:
 
 def named(numbers: dict[str, float]) -> list[NamedValue]:
     """Numbers as a Kubernetes status carries them; what is not finite is left out."""
-    values = {
-        name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in numbers.items()
-    }
-    return [NamedValue(name=n, value=v) for n, v in values.items() if v not in ("nan", "inf", "-inf")]
+    return [NamedValue(name=name, value=text) for name, text in _texts(numbers)]
+
+
+def measurements(numbers: dict[str, float]) -> list[Measurement]:
+    """The same of an evaluation."""
+    return [Measurement(name=name, value=text) for name, text in _texts(numbers)]
+
+
+def _texts(numbers: dict[str, float]) -> Iterator[tuple[str, str]]:
+    for name, value in numbers.items():
+        if math.isfinite(value):
+            yield name, f"{value:.6g}" if isinstance(value, float) else str(value)

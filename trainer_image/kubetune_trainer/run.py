@@ -23,14 +23,14 @@ from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
-from kubetune_trainer.lmeval import tasks as lmeval
+from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
-from kubetune_trainer.progress import StepReporter, named
+from kubetune_trainer.progress import StepReporter, measurements
 from kubetune_trainer.report.facts import Facts
 from kubetune_trainer.rewards import model as reward_model
 from kubetune_trainer.runtime import Precision
@@ -103,6 +103,10 @@ class _Run:
         self.objective, self.method = OBJECTIVES[spec.stage], METHODS[spec.method]
         stop.check()
         localize(spec, self.outcome.progress, stop)
+        if spec.lm_eval and (wanted := spec.evaluation.lm_eval):
+            # What cannot be loaded is told now; each evaluation loads it anew.
+            tasks.load(wanted.tasks, spec.lm_eval.root, wanted.num_fewshot)
+            stop.check()
 
         base_digest = None
         if spec.model.path is not None:
@@ -137,8 +141,6 @@ class _Run:
     def _prepare(self, work: Path) -> Prepared:
         started = time.monotonic()
         prepared: Prepared = self.objective.prepare(self.spec, work, self.stop)
-        if self.spec.lm_eval and self.spec.evaluation.lm_eval:
-            lmeval.check(self.spec.evaluation.lm_eval, self.spec.lm_eval.root, prepared.tokenizer)
         facts = prepared.data
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(
@@ -275,8 +277,8 @@ class _Run:
         assert self.outcome.plan is not None
         prompts = self.spec.evaluation.sample_prompts
         self.outcome.evaluation = EvaluationStatus(
-            baseline=named(before.metrics),
-            tuned=named(after.metrics),
+            baseline=measurements(before.metrics),
+            tuned=measurements(after.metrics),
             samples=[
                 Sample(prompt=p, before=b, after=a)
                 for p, b, a in zip(prompts, before.answers, after.answers, strict=True)
@@ -300,7 +302,8 @@ class _Run:
             created=rfc3339(),
             evaluated=self.prepared.evaluation.examples,
             digests={"run spec": self.spec.digest()} | self.digests,
-            versions={name: version(name) for name in ("torch", "transformers", "peft")},
+            versions={name: version(name) for name in self._libraries()},
+            higher_is_better=after.higher_is_better,
         )
 
         def fill(folder: Path) -> dict[str, Any]:
@@ -317,6 +320,9 @@ class _Run:
             self.outcome.artifact = artifact.write(self.spec, self.outcome.report(), base_digest, fill)
             say("artifact", digest=self.outcome.artifact.digest, bytes=self.outcome.artifact.size_bytes)
         self.accelerator.wait_for_everyone()
+
+    def _libraries(self) -> list[str]:
+        return ["torch", "transformers", "peft", *(["lm-eval"] if self.spec.lm_eval else [])]
 
 
 def _work(spec: RunSpec) -> Path:

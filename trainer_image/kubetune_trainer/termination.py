@@ -11,6 +11,7 @@ from kubetune_trainer.log import say
 PATH_VARIABLE = "KUBETUNE_TERMINATION_LOG"
 """Environment variable that names another file than the pod's, to run a trainer by hand."""
 _LENGTHS = (1024, 512, 256, 128, 64, 32)
+_COUNTS = (1000, 32, 16, 8, 4)
 
 
 def write(message: TerminationMessage) -> None:
@@ -24,14 +25,16 @@ def write(message: TerminationMessage) -> None:
 
 
 def fitted(message: TerminationMessage, limit: int = TERMINATION_MESSAGE_BYTES) -> bytes:
-    """JSON of at most `limit` bytes: samples are shortened first, then left out, then the message is
-    shortened."""
+    """JSON of at most `limit` bytes: samples are shortened first, then left out, then results of the
+    evaluation, then the message is shortened. Without its artifact a run would count as failed."""
     for length in _LENGTHS:
         if len(text := _encode(_with_short_samples(message, length))) <= limit:
             return text
-    bare = message.model_copy(
-        update={"evaluation": message.evaluation and message.evaluation.model_copy(update={"samples": []})}
-    )
+    bare = message
+    for count in _COUNTS:
+        bare = _with_few_results(message, count)
+        if len(text := _encode(bare)) <= limit:
+            return text
     for length in (limit, *_LENGTHS):
         if (
             len(text := _encode(bare.model_copy(update={"message": _short(message.message, length)})))
@@ -43,6 +46,18 @@ def fitted(message: TerminationMessage, limit: int = TERMINATION_MESSAGE_BYTES) 
 
 def _encode(message: TerminationMessage) -> bytes:
     return json.dumps(message.wire(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def _with_few_results(message: TerminationMessage, count: int) -> TerminationMessage:
+    """No samples, and the first results only; all are in the artifact's report."""
+    if message.evaluation is None:
+        return message
+    few = {
+        "baseline": message.evaluation.baseline[:count],
+        "tuned": message.evaluation.tuned[:count],
+        "samples": [],
+    }
+    return message.model_copy(update={"evaluation": message.evaluation.model_copy(update=few)})
 
 
 def _with_short_samples(message: TerminationMessage, length: int) -> TerminationMessage:

@@ -35,6 +35,13 @@ class NamedValue(Block):
         return value
 
 
+class Measurement(NamedValue):
+    """One result of an evaluation."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """A metric, or <task>/<metric> of lm-eval."""
+
+
 class TrainerStatus(Block):
     """Kubeflow Trainer's `trainerStatus`."""
 
@@ -116,9 +123,9 @@ class Sample(Block):
 class EvaluationStatus(Block):
     """Measurements on the held-out examples."""
 
-    baseline: list[NamedValue] = []
+    baseline: list[Measurement] = []
     """Before training."""
-    tuned: list[NamedValue] = []
+    tuned: list[Measurement] = []
     """After training."""
     samples: list[Sample] = []
     """Sample prompts, at most 8, shortened to what a termination message carries; whole in report.html."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetune.api.progress import DataStatus, EvaluationStatus, NamedValue, PlanStatus, Sample
+from kubetune.api.progress import DataStatus, EvaluationStatus, Measurement, PlanStatus, Sample
 from kubetune_trainer import report
 from kubetune_trainer.data.examples import SourceFacts
 from kubetune_trainer.report.chart import curve_chart, ticks
@@ -39,8 +39,8 @@ class Strict(HTMLParser):
         self.text.append(data)
 
 
-def numbers(*pairs: tuple[str, str]) -> list[NamedValue]:
-    return [NamedValue(name=name, value=value) for name, value in pairs]
+def numbers(*pairs: tuple[str, str]) -> list[Measurement]:
+    return [Measurement(name=name, value=value) for name, value in pairs]
 
 
 def facts(tmp_path: Path, **changes) -> Facts:
@@ -109,11 +109,32 @@ def test_a_page_without_evaluation_and_held_out_data(tmp_path: Path):
     assert "trained from scratch" in card
 
 
-def test_what_is_better():
-    changes = [Change("loss", 2, 1), Change("loss", 1, 2), Change("exact-match", 0.1, 0.2)]
-    assert [c.better for c in changes] == [True, False, True]
-    assert Change("loss", None, 1).better is None
-    assert Change("exact-match", 0.5, 0.125).text(0.125) == "12.5%"
+def test_what_is_better(tmp_path: Path):
+    before = [
+        ("loss", "2"),
+        ("exact-match", "0.1"),
+        ("kl", "0"),
+        ("a/acc", "0.5"),
+        ("a/ppl", "9"),
+        ("a/x", "1"),
+    ]
+    after = [
+        ("loss", "1"),
+        ("exact-match", "0.2"),
+        ("kl", "1"),
+        ("a/acc", "0.25"),
+        ("a/ppl", "8"),
+        ("a/x", "2"),
+    ]
+    found = facts(
+        tmp_path,
+        evaluation=EvaluationStatus(baseline=numbers(*before), tuned=numbers(*after)),
+        higher_is_better={"a/acc": True, "a/ppl": False},
+    )
+    assert {c.name: c.better for c in found.changes} == {"loss": True, "exact-match": True, "kl": None}
+    assert {c.name: c.better for c in found.benchmarks} == {"a/acc": False, "a/ppl": True, "a/x": None}
+    assert Change("loss", None, 1, False).better is None
+    assert Change("exact-match", 0.5, 0.125, True).text(0.125) == "12.5%"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

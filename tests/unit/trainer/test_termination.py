@@ -9,6 +9,7 @@ from kubetune.api.exitcodes import Reason
 from kubetune.api.progress import (
     ArtifactStatus,
     EvaluationStatus,
+    Measurement,
     NamedValue,
     Sample,
     TerminationMessage,
@@ -24,7 +25,7 @@ def message(samples: list[Sample], text: str = "") -> TerminationMessage:
         trainer_status=TrainerStatus(
             metrics=[NamedValue(name=f"metric{i}", value="1.2345") for i in range(12)]
         ),
-        evaluation=EvaluationStatus(tuned=[NamedValue(name="loss", value="1")], samples=samples),
+        evaluation=EvaluationStatus(tuned=[Measurement(name="loss", value="1")], samples=samples),
         artifact=ArtifactStatus(
             uri="pvc://" + "x" * 200, digest="sha256:" + "0" * 64, size_bytes=1, format="full"
         ),
@@ -43,6 +44,17 @@ def test_it_always_fits_and_always_is_valid(samples: list[Sample], text: str):
     assert len(encoded) <= 4096
     read = TerminationMessage.model_validate_json(encoded)
     assert read.reason is Reason.SUCCEEDED
+
+
+@given(st.integers(0, 400))
+def test_the_artifact_is_never_what_is_left_out(count: int):
+    many = [Measurement(name=f"task_{i}/{'m' * (i % 200)}", value="0.123456") for i in range(count)]
+    full = message([], "x" * 5000)
+    full = full.model_copy(update={"evaluation": EvaluationStatus(baseline=many, tuned=many)})
+    read = TerminationMessage.model_validate_json(termination.fitted(full))
+    assert read.artifact == full.artifact
+    assert read.evaluation
+    assert read.evaluation.tuned[:4] == many[:4]
 
 
 def test_what_fits_is_left_alone():

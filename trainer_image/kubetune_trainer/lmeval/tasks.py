@@ -5,6 +5,7 @@ lm_eval is imported where it is needed: it takes seconds, and few runs ask for i
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -12,13 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from kubetune_trainer.errors import DataError, InvalidSpec, known
 
-from kubetune.api.lmeval import LmEval
-from kubetune_trainer.errors import DataError, InvalidSpec
-
-_FIELD = "evaluation.lmEval.tasks"
+FIELD = "evaluation.lmEval.tasks"
 _REPOSITORY = re.compile(r"[a-zA-Z0-9][-._a-zA-Z0-9]*/[-._a-zA-Z0-9]+")
+_ELSEWHERE = ("data_files", "data_dir", "revision")
+"""Arguments of datasets.load_dataset by which a task reads something else than its data set as it is."""
 _SEED = 1234
 """Of the choice of solved examples: the harness's own."""
 
@@ -27,36 +27,24 @@ def data_sets(names: Sequence[str]) -> list[str]:
     """The repositories of the hub, `<org>/<name>`, that tasks, groups and tags read.
 
     Raises:
-        InvalidSpec: a name is no task's, or a task's data are no repository.
+        InvalidSpec: a name is no task's, or a task's data are no such repository.
     """
     found = set()
     for name in names:
         if name not in _index():
             alike = get_close_matches(name, _index(), n=3)
             meant = f"; did you mean {' or '.join(alike)}?" if alike else ""
-            raise InvalidSpec(f"{_FIELD}: lm-eval has no task {name}{meant}")
-        for task, repository in _leaves(name, None):
-            if not _REPOSITORY.fullmatch(repository or ""):
+            raise InvalidSpec(f"{FIELD}: lm-eval has no task {name}{meant}")
+        for task, config in _leaves(name, {}):
+            repository = str(config.get("dataset_path") or "")
+            given = config.get("dataset_kwargs") or {}
+            if not _REPOSITORY.fullmatch(repository) or any(key in given for key in _ELSEWHERE):
                 raise InvalidSpec(
-                    f"{_FIELD}: the data of {task} are no repository of the hub: choose another task"
+                    f"{FIELD}: the data of {task} are not a whole data set <org>/<name> of the hub: choose "
+                    "another task"
                 )
-            found.add(str(repository))
+            found.add(repository)
     return sorted(found)
-
-
-def check(wanted: LmEval, root: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse early what would fail in the evaluation.
-
-    Raises:
-        InvalidSpec: a chat template is wanted, and there is none.
-        DataError: a task cannot be made of its data.
-    """
-    if wanted.apply_chat_template and not tokenizer.chat_template:
-        raise InvalidSpec(
-            "evaluation.lmEval.applyChatTemplate: the model has no chat template: remove it, or choose a "
-            "model with one"
-        )
-    load(wanted.tasks, root, wanted.num_fewshot)
 
 
 def load(names: Sequence[str], root: str, num_fewshot: int | None) -> dict[str, Any]:
@@ -69,16 +57,16 @@ def load(names: Sequence[str], root: str, num_fewshot: int | None) -> dict[str, 
 
     Raises:
         DataError: a task cannot be made of what is there.
+        InvalidSpec: a task runs what the model writes, or shows it pictures.
     """
-    try:
-        # A data set's name is a path from here, so it is read from there, whoever asks for it.
-        with contextlib.chdir(Path(root)):
-            loaded: dict[str, Any] = _manager().load([*names])
-    except Exception as error:  # what the descriptions and their code raise may be anything
-        raise DataError(
-            f"{_FIELD}: {' '.join(names)} cannot be loaded ({type(error).__name__}: {error}): choose others"
-        ) from error
-    for task in loaded["tasks"].values():
+    # A data set's name is a path from here, so it is read from there, whoever asks for it.
+    with named(names, "loaded"), contextlib.chdir(Path(root)):
+        loaded: dict[str, Any] = _manager().load([*names])
+    for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+            raise InvalidSpec(
+                f"{FIELD}: {name} runs code that the model writes, or is not of text alone: choose another"
+            )
         own = task.get_config("num_fewshot")
         wanted = (own or 0) if num_fewshot is None or own == 0 else num_fewshot
         task.set_config(key="num_fewshot", value=wanted)
@@ -86,9 +74,24 @@ def load(names: Sequence[str], root: str, num_fewshot: int | None) -> dict[str, 
     return loaded
 
 
+@contextlib.contextmanager
+def named(names: Sequence[str], done: str) -> Iterator[None]:
+    """What the harness and its tasks raise may be anything; here it becomes an error with their names."""
+    try:
+        yield
+    except Exception as error:
+        if known(error):
+            raise
+        raise DataError(
+            f"{FIELD}: {' '.join(names)} cannot be {done} ({type(error).__name__}: {error}): choose others"
+        ) from error
+
+
 @cache
 def _manager() -> Any:
     """The harness's register; reading it takes some ten seconds."""
+    # The metrics of the library evaluate are code from the hub: it is not to fetch any.
+    os.environ["HF_EVALUATE_OFFLINE"] = "1"
     from datasets import disable_progress_bars
     from lm_eval.tasks import TaskManager
 
@@ -102,8 +105,8 @@ def _index() -> dict[str, Any]:
     return index
 
 
-def _leaves(name: str, given: str | None) -> Iterator[tuple[str, str | None]]:
-    """Each task below a name and where its data are, which `given` has the last word about."""
+def _leaves(name: str, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each task below a name with its description, about which `given` has the last word."""
     entry = _index().get(name)
     if entry is None:
         yield name, given
@@ -113,16 +116,20 @@ def _leaves(name: str, given: str | None) -> Iterator[tuple[str, str | None]]:
     elif entry.kind.name == "GROUP":
         yield from _members(entry.cfg, given)
     else:
-        yield name, given or entry.cfg.get("dataset_path")
+        yield name, entry.cfg | given
 
 
-def _members(group: dict[str, Any], given: str | None) -> Iterator[tuple[str, str | None]]:
+def _members(group: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What a group's description lists: names, or names with changes, or groups of its own."""
-    given = given or group.get("dataset_path")
+    given = _about_data(group) | given
     for member in group.get("task") or []:
         if isinstance(member, str):
             yield from _leaves(member, given)
         elif "group" in member and member["group"] not in _index():
             yield from _members(member, given)
         else:
-            yield from _leaves(member.get("group") or member["task"], member.get("dataset_path") or given)
+            yield from _leaves(member.get("group") or member["task"], given | _about_data(member))
+
+
+def _about_data(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key.startswith("dataset_")}

@@ -9,8 +9,6 @@ from kubetune_trainer.data.examples import SourceFacts
 HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "rouge-l", "accuracy", "f1", "reward-margin", "reward"}
 NEITHER = {"kl"}
 """How far the model has gone from where it began."""
-LOWER_OF_TASKS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
-"""Of lm-eval's metrics those of which less is better (its registry's higher_is_better)."""
 SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}
 
 
@@ -21,15 +19,15 @@ class Change:
     name: str
     before: float | None
     after: float
+    higher: bool | None
+    """Whether more is better; None where neither is."""
 
     @property
     def better(self) -> bool | None:
         """Whether it improved; None where it stayed, was not measured before or has no better."""
-        if self.before is None or self.before == self.after or self.name in NEITHER:
+        if self.before is None or self.before == self.after:
             return None
-        _, _, of_task = self.name.partition("/")
-        higher = not of_task.startswith(LOWER_OF_TASKS) if of_task else self.name in HIGHER_IS_BETTER
-        return (self.after > self.before) == higher
+        return None if self.higher is None else (self.after > self.before) == self.higher
 
     def text(self, value: float | None) -> str:
         """A value as people read it: shares in percent."""
@@ -64,6 +62,8 @@ class Facts:
     hardware: str
     created: str
     """RFC 3339."""
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    """Of results of lm-eval tasks."""
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -75,8 +75,24 @@ class Facts:
     @property
     def changes(self) -> list[Change]:
         """Metrics before and after."""
+        return [change for change in self._changes() if "/" not in change.name]
+
+    @property
+    def benchmarks(self) -> list[Change]:
+        """Results of lm-eval tasks before and after."""
+        return [change for change in self._changes() if "/" in change.name]
+
+    def _changes(self) -> list[Change]:
         before = {v.name: float(v.value) for v in self.evaluation.baseline}
-        return [Change(v.name, before.get(v.name), float(v.value)) for v in self.evaluation.tuned]
+        return [
+            Change(v.name, before.get(v.name), float(v.value), self._higher(v.name))
+            for v in self.evaluation.tuned
+        ]
+
+    def _higher(self, name: str) -> bool | None:
+        if "/" in name:
+            return self.higher_is_better.get(name)
+        return None if name in NEITHER else name in HIGHER_IS_BETTER
 
     @property
     def tokens_per_second(self) -> float | None:

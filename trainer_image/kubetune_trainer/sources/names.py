@@ -12,7 +12,15 @@ _OTHER_WEIGHTS = {
     ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pb", ".pickle", ".pkl",
     ".pt", ".pth", ".tflite",
 }  # fmt: skip
-_TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".tsv", ".arrow", ".txt")
+_TABLES = (
+    ".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv",
+    ".tsv.gz", ".txt", ".txt.gz", ".zip",
+)  # fmt: skip
+_NO_TABLES = {
+    "config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip",
+    "requirements.txt",
+}  # fmt: skip
+"""Files about a data set that end as tables do."""
 Choose = Callable[[Iterable[str], str, str], list[str]]
 """(names, path, where) -> those that are meant."""
 
@@ -84,7 +92,7 @@ def choose_tables(names: Iterable[str], path: str, where: str) -> list[str]:
         DataError: there are no tables.
     """
     names = list(names)
-    found = [n for n in names if n.endswith(_TABLES) and not n.startswith(".")]
+    found = [n for n in names if n.endswith(_TABLES) and PurePosixPath(n).name not in _NO_TABLES]
     if not found:
         raise DataError(f"{where}: no tables are there, and code is never run: choose another task")
     return found + [n for n in names if n == "README.md"]

@@ -1,0 +1,85 @@
+"""A model in training as the harness wants it."""
+
+import time
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from kubetune_trainer.generate import StopCheck
+from kubetune_trainer.log import say
+from kubetune_trainer.model import context_of
+from kubetune_trainer.signals import Stop
+
+LONGEST = 4096
+"""Tokens of a question with its answer at most."""
+ROWS, ELEMENTS = 32, 1 << 26
+"""Sequences per forward pass at most, and how many logits they have together: 256 MiB in fp32."""
+ANSWERS = 8
+"""Answers written side by side: their keys and values are held."""
+_SAY_SECONDS = 30.0
+
+
+class _Callable:
+    """The model without being a module: the harness would tie the weights of one anew."""
+
+    def __init__(self, model: Any, stop: Stop) -> None:
+        self._model, self._stop = model, stop
+        self.config, self.device = model.config, model.device
+        self._passes, self._said = 0, time.monotonic()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._tick()
+        return self._model(*args, **kwargs)
+
+    def generate(self, *args: Any, stopping_criteria: Any = (), **kwargs: Any) -> Any:
+        self._tick()
+        criteria = [*stopping_criteria, StopCheck(self._stop)]
+        return self._model.generate(*args, stopping_criteria=criteria, **kwargs)
+
+    def _tick(self) -> None:
+        """Look whether to stop, and say now and then that it goes on."""
+        self._stop.check()
+        self._passes += 1
+        if time.monotonic() - self._said > _SAY_SECONDS:
+            self._said = time.monotonic()
+            say("lm-eval", batches=self._passes)
+
+
+def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> Any:
+    """An `lm_eval.api.model.LM`.
+
+    Args:
+        model: a language model.
+        tokenizer: its tokenizer.
+        stop: looked at before each token.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class Model(HFLM):
+        """Batches as large as their logits allow; bars, which are no lines of a log, are off."""
+
+        @property
+        def max_gen_toks(self) -> int:
+            """Where a task does not say it; questions keep half of the context."""
+            return min(super().max_gen_toks, self.max_length // 2)
+
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            longest = max((min(len(c) + len(a), self.max_length) for _, c, a in requests), default=1)
+            self.batch_size_per_gpu = max(1, min(ROWS, ELEMENTS // (longest * len(self.tokenizer))))
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            self.batch_size_per_gpu = ANSWERS
+            return super().generate_until(requests, disable_tqdm=True)
+
+    return Model(
+        pretrained=_Callable(model, stop),
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=ROWS,
+        max_length=min(context_of(model) or LONGEST, LONGEST),
+        softmax_dtype="float32",
+    )
