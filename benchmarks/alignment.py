@@ -7,8 +7,6 @@ base.yaml makes. Prints rows for benchmarks/RESULTS.md: medians over the seeds, 
 """
 
 import argparse
-import contextlib
-import io
 import os
 import tempfile
 from pathlib import Path
@@ -17,14 +15,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's main does, before torch is there
 
+from measured_run import carry_out
 from ruamel.yaml import YAML
 
 from kubetune.api.runspec import CONFIGMAP_ROOT, PVC_ROOT, RunSpec
 from kubetune.desired.runspec import base_model, former_adapter, parse_spec, reward_model, run_spec
-from kubetune_trainer import run as runs
-from kubetune_trainer.outcome import Outcome
-from kubetune_trainer.progress import Progress
-from kubetune_trainer.signals import Stop
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "reinforcement"
 SHOWN = {"rlhf-reward": "accuracy", "rlhf-ppo": "reward", "sums": "reward"}
@@ -62,10 +57,10 @@ def chain(seed: int) -> dict[str, Numbers]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         order = ("reinforcement-base", "rlhf-sft", "rlhf-reward", "rlhf-ppo", "sums")
-        return {job: carry_out(jobs[job], seed, folder) for job in order}
+        return {job: learned(jobs[job], seed, folder) for job in order}
 
 
-def carry_out(job: dict[str, Any], seed: int, folder: Path) -> Numbers:
+def learned(job: dict[str, Any], seed: int, folder: Path) -> Numbers:
     """One job, as the operator would hand it to the trainer."""
     job["metadata"] |= {"namespace": "benchmark", "uid": job["metadata"]["name"]}
     job["spec"]["training"]["seed"] = seed
@@ -78,15 +73,8 @@ def carry_out(job: dict[str, Any], seed: int, folder: Path) -> Numbers:
     text = run_spec(job, parse_spec(job), **start).canonical()
     for root, place in ((CONFIGMAP_ROOT, "configmap"), (PVC_ROOT, "pvc")):
         text = text.replace(root, str(folder / place))
-    outcome = Outcome(Progress())
-    with contextlib.redirect_stdout(io.StringIO()):
-        runs.run(RunSpec.model_validate_json(text), outcome, Stop())
-    assert outcome.evaluation
-    before, after = (
-        {v.name: float(v.value) for v in values}
-        for values in (outcome.evaluation.baseline, outcome.evaluation.tuned)
-    )
-    return {name: (before[name], after[name]) for name in after}
+    measured = carry_out(RunSpec.model_validate_json(text))
+    return {name: (measured.before[name], after) for name, after in measured.after.items()}
 
 
 def made(source: dict[str, Any]) -> str:

@@ -9,27 +9,22 @@ for benchmarks/RESULTS.md.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import random
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's main does, before torch is there
+
+from measured_run import carry_out
 
 from kubetune.api.data import Evaluation
 from kubetune.api.finetunejob import Lora
 from kubetune.api.pretrainjob import TokenizerTraining
 from kubetune.api.runspec import JobIdentity, RunData, RunModel, RunOutput, RunSource, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
-from kubetune_trainer import run as runs
-from kubetune_trainer.outcome import Outcome
-from kubetune_trainer.progress import Progress
-from kubetune_trainer.signals import Stop
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
@@ -47,7 +42,7 @@ def main() -> None:
         folder = Path(name)
         train, dev = (reviews(options.data / f"sst2_{part}.tsv") for part in ("train", "dev"))
         texts = written(folder / "reviews.jsonl", [{"text": t} for label in train for t in label])
-        base = carry_out(
+        base = trained(
             folder / "base", options.seed, stage="pretrain", method="full", model=RunModel(config=CONFIG),
             tokenizer=TokenizerTraining(vocab_size=4096),
             data=data(
@@ -61,7 +56,7 @@ def main() -> None:
             ),
         )  # fmt: skip
         model = RunModel(path=str(base), root=str(base))
-        carry_out(
+        trained(
             folder / "alpaca", options.seed, stage="sft", method="lora", lora=Lora(rank=16, alpha=32),
             model=model, data=data(source(options.data / "alpaca_en_demo.json", "alpaca"), held_out=0.1),
             finetune=FineTuneTraining(
@@ -69,7 +64,7 @@ def main() -> None:
             ),
         )  # fmt: skip
         measured = source(written(folder / "dev.jsonl", pairs(dev, options.seed)), "preference")
-        carry_out(
+        trained(
             folder / "reward", options.seed, stage="reward", method="lora", lora=Lora(rank=16, alpha=32),
             model=model,
             data=data(source(written(folder / "train.jsonl", pairs(train, options.seed)), "preference")),
@@ -111,27 +106,19 @@ def source(path: Path, form: Any, weight: float = 1.0) -> RunSource:
     )  # fmt: skip
 
 
-def carry_out(folder: Path, seed: int, **what: Any) -> Path:
+def trained(folder: Path, seed: int, **what: Any) -> Path:
     """One run; returns its artifact."""
     job = JobIdentity(kind="FineTuneJob", namespace="benchmark", name=folder.name, uid=folder.name)
     output = RunOutput(uri=f"pvc://out/{folder.name}", path=str(folder))
     spec = RunSpec(
         job=job, evaluation=Evaluation(max_examples=1000), checkpoint=Checkpoint(), output=output, **what
     )
-    outcome = Outcome(Progress())
-    started = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()):
-        runs.run(spec, outcome, Stop())
-    assert outcome.evaluation
-    assert outcome.plan
-    before = {v.name: float(v.value) for v in outcome.evaluation.baseline}
-    changes = ", ".join(
-        f"{v.name} {before[v.name]:.3f} -> {float(v.value):.3f}" for v in outcome.evaluation.tuned
-    )
+    found = carry_out(spec)
+    changes = ", ".join(f"{name} {found.before[name]:.3f} -> {v:.3f}" for name, v in found.after.items())
     print(
-        f"| {folder.name}, {spec.method}, {outcome.plan.total_steps} steps, "
-        f"{outcome.plan.trainable_parameters:,} parameters trained, seed {seed} | {changes} | "
-        f"{time.monotonic() - started:.0f} s |",
+        f"| {folder.name}, {spec.method}, {found.plan.total_steps} steps, "
+        f"{found.plan.trainable_parameters:,} parameters trained, seed {seed} | {changes} | "
+        f"{found.seconds:.0f} s |",
         flush=True,
     )
     return folder / "artifact"

@@ -11,19 +11,16 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer's main does, before torch is there
+
+from measured_run import carry_out
 
 from kubetune.api.data import Evaluation
 from kubetune.api.finetunejob import Classification, Lora
 from kubetune.api.runspec import JobIdentity, RunData, RunModel, RunOutput, RunSource, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
-from kubetune_trainer import run as runs
-from kubetune_trainer.outcome import Outcome
-from kubetune_trainer.progress import Progress
-from kubetune_trainer.signals import Stop
 
 
 def main() -> None:
@@ -56,20 +53,12 @@ def main() -> None:
             checkpoint=Checkpoint(),
             output=RunOutput(uri="pvc://out", path=str(folder / "out")),
         )  # fmt: skip
-        outcome = Outcome(Progress())
-        started = time.monotonic()
-        runs.run(spec, outcome, Stop())
-        seconds = time.monotonic() - started
-    assert outcome.evaluation
-    assert outcome.plan
-    before, after = (
-        {v.name: float(v.value) for v in values}
-        for values in (outcome.evaluation.baseline, outcome.evaluation.tuned)
-    )
+        found = carry_out(spec)
+    before, after = found.before, found.after
     print(
-        f"| SST-2, LoRA rank 16, {options.epochs:g} epochs, {outcome.plan.trainable_parameters:,} parameters "
+        f"| SST-2, LoRA rank 16, {options.epochs:g} epochs, {found.plan.trainable_parameters:,} parameters "
         f"trained, seed {options.seed} | accuracy {before['accuracy']:.1%} -> {after['accuracy']:.1%}, macro "
-        f"F1 {after['f1']:.3f}, loss {after['loss']:.3f} | {seconds:.0f} s |"
+        f"F1 {after['f1']:.3f}, loss {after['loss']:.3f} | {found.seconds:.0f} s |"
     )
 
 
