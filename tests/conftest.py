@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
     for name in ("cluster", "crds", "golden", "helm", "s3", "world", "chaos", "crash")
 ]
+
+# How long an example takes is the machine's matter, and what else it does.
+settings.register_profile("kubetune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kubetune")
 
 # Quick ones first. A folder's name is also the mark of its tests, where there is such a mark.
 _FOLDERS = ("unit", "integration")

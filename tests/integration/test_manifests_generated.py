@@ -24,7 +24,6 @@ def api(crds: Cluster) -> CustomObjectsApi:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @settings(
     max_examples=50,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,

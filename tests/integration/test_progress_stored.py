@@ -65,7 +65,7 @@ def job(crds: Cluster) -> tuple[Api, str]:
     return api, f"{root}/stored/status?dryRun=All&fieldValidation=Strict"
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=100, derandomize=True, suppress_health_check=[*HealthCheck])
 @given(update=UPDATES)
 def test_what_is_let_through_can_be_stored(job: tuple[Api, str], update: dict[str, Any]) -> None:
     body = json.dumps(update).encode()

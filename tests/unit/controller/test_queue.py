@@ -15,7 +15,7 @@ KEYS = st.sampled_from("abc")
 SCRIPTS = st.lists(KEYS | st.integers(1, 5), max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(script=SCRIPTS, workers=st.integers(1, 4), steps=st.integers(0, 4), fails=st.booleans())
 def test_no_key_is_worked_on_twice_at_once_and_none_is_lost(
     script: list[str | int], workers: int, steps: int, fails: bool
