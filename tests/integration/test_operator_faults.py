@@ -48,7 +48,7 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(world: Wor
     for _ in range(DEATHS):
         # It works for a moment only, so that it dies in the middle of something.
         time.sleep(chosen.uniform(0.0, 1.0))
-        world.operator.end(signal.SIGKILL)
+        world.kill_operator()
         world.operator.start()
         eventually("it works", lambda: world.operator.metric("kubetune_leader") == 1)
         assert not all(is_over(world, kind, name) for kind, name in expected), "it died too late"
@@ -103,7 +103,10 @@ def test_a_part_that_fails_ends_the_process(world: World, tmp_path: Path) -> Non
     second = Operator(world.operator.kubeconfig, tmp_path / "log", http_port=world.operator.http_port)
     second.start()
     assert second.process
-    assert second.process.wait(timeout=30) == 1
+    try:
+        assert second.process.wait(timeout=30) == 1
+    finally:
+        second.process.kill()
     assert "address already in use" in second.log.read_text()
 
 

@@ -261,6 +261,7 @@ def test_asked_to_stop_while_the_server_is_silent(pod, web, secret: Path):
 
 def test_progress_while_it_comes(pod, web, secret: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("kubetune_trainer.sources.meter.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_trainer.sources.download.CHUNK", 1 << 16)
     seen: list[dict] = []
     monkeypatch.setattr(
         "kubetune_trainer.progress.Progress.update", lambda self, **numbers: seen.append(numbers)
