@@ -100,15 +100,22 @@ async def test_chat_with_a_stream(pod: Pod):
     assert {json.loads(line)["model"] for line in lines[:-1]} == {"one"}
 
 
-async def test_a_client_that_goes_away_frees_the_engine(pod: Pod):
-    await pod.serve(pod.adapter("one", "one-v1"))
+async def goes_away(pod: Pod) -> bool:
+    """Leave while the engine answers; False if it was quicker."""
     body = {
-        "model": "one", "prompt": "x", "max_tokens": 250, "ignore_eos": True, "stream": True, "n": 8,
+        "model": "one", "prompt": "x", "max_tokens": 250, "ignore_eos": True, "stream": True, "n": 32,
     }  # fmt: skip
     async with pod.client.session.post(f"{pod.client.api}/v1/completions", json=body) as response:
-        async with asyncio.timeout(10):  # the gauge is a step behind
-            while not pod.engine.running_requests():
-                await response.content.readline()
+        while await response.content.readline():
+            if pod.engine.running_requests():
+                return True
+    return False
+
+
+async def test_a_client_that_goes_away_frees_the_engine(pod: Pod):
+    await pod.serve(pod.adapter("one", "one-v1"))
+    # The gauge is a step behind; so many answers take longer than that, but for a test that has to wait.
+    assert any([await goes_away(pod) for _ in range(3)])
     begun = time.monotonic()
     async with asyncio.timeout(10):
         while pod.engine.running_requests():
