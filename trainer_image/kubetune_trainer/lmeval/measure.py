@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.lmeval import LmEval
-from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.lmeval.harness_model import harness_model
-from kubetune_trainer.lmeval.tasks import load, named
+from kubetune_trainer.lmeval.tasks import FIELD, load, named
 from kubetune_trainer.loss import Wrapped
 from kubetune_trainer.model import evaluating
 from kubetune_trainer.signals import Stop
@@ -76,9 +76,8 @@ def measure(
             results.values[name] = value
             if isinstance(higher := better.get(task, {}).get(metric), bool):
                 results.higher_is_better[name] = higher
-    with named(wanted.tasks, "measured"):
-        if not results.values:
-            raise ValueError("there is no result")
+    if not results.values:
+        raise DataError(f"{FIELD}: {' '.join(wanted.tasks)} give no result: choose others")
     return results
 
 
