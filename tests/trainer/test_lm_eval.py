@@ -10,10 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import PromptTuning
-from kubetune.api.lmeval import LmEval
 from kubetune.api.runspec import RunCache, RunLmEval, RunSecret, RunSpec
 from kubetune_trainer.errors import DataError, InvalidSpec, Terminated
 from kubetune_trainer.lmeval import harness_model, tasks
@@ -91,24 +89,24 @@ def test_a_choice_is_measured_as_by_hand_whatever_surrounds_it(
     drawn = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     model.train()
-    found = measure(model, tokenizer, LmEval(tasks=["arc_easy"]), str(root), Stop())
+    found = measure(model, tokenizer, RunLmEval(root=str(root), tasks=["arc_easy"]), Stop())
     assert torch.equal(torch.get_rng_state(), drawn[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == drawn[1:]
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
     assert model.training
     assert found.values == pytest.approx(by_hand(model.model.eval(), tokenizer))
     assert found.higher_is_better == dict.fromkeys(found.values, True)
-    assert measure(model, tokenizer, LmEval(tasks=["arc_easy"], limit=3), str(root), Stop()) != found
+    assert measure(model, tokenizer, RunLmEval(root=str(root), tasks=["arc_easy"], limit=3), Stop()) != found
     monkeypatch.setattr(harness_model, "ELEMENTS", 1)
-    assert measure(model, tokenizer, LmEval(tasks=["arc_easy"]), str(root), Stop()) == found
+    assert measure(model, tokenizer, RunLmEval(root=str(root), tasks=["arc_easy"]), Stop()) == found
 
 
 def test_an_answer_read_in_two_ways_with_solved_examples_that_stay_the_same(base: Path, root: Path):
     model, tokenizer = loss_model(base)
-    wanted = LmEval(tasks=["gsm8k"], num_fewshot=1, limit=2)
-    first = measure(model, tokenizer, wanted, str(root), Stop())
+    wanted = RunLmEval(root=str(root), tasks=["gsm8k"], num_fewshot=1, limit=2)
+    first = measure(model, tokenizer, wanted, Stop())
     assert sorted(first.values) == ["gsm8k/exact_match/flexible-extract", "gsm8k/exact_match/strict-match"]
-    assert measure(model, tokenizer, wanted, str(root), Stop()) == first
+    assert measure(model, tokenizer, wanted, Stop()) == first
 
 
 def test_asked_to_stop(base: Path, root: Path):
@@ -116,21 +114,23 @@ def test_asked_to_stop(base: Path, root: Path):
     stop = Stop()
     stop.requested = True
     with pytest.raises(Terminated):
-        measure(model, tokenizer, LmEval(tasks=["arc_easy"]), str(root), stop)
+        measure(model, tokenizer, RunLmEval(root=str(root), tasks=["arc_easy"]), stop)
 
 
 def test_what_cannot_be_measured_is_told_before_training(base: Path, root: Path, tmp_path: Path):
     model, tokenizer = loss_model(base)
     tokenizer.chat_template = None
     with pytest.raises(InvalidSpec, match="no chat template"):
-        measure(model, tokenizer, LmEval(tasks=["arc_easy"], apply_chat_template=True), str(root), Stop())
+        measure(
+            model, tokenizer, RunLmEval(root=str(root), tasks=["arc_easy"], apply_chat_template=True), Stop()
+        )
     with pytest.raises(DataError, match="arc_challenge cannot be loaded"):
-        tasks.load(["arc_challenge"], str(root), None)
+        tasks.load(RunLmEval(root=str(root), tasks=["arc_challenge"]))
     # Its metric is code from the hub, which is not fetched.
     with pytest.raises(DataError, match="humaneval cannot be loaded"):
-        tasks.load(["humaneval"], str(root), None)
+        tasks.load(RunLmEval(root=str(root), tasks=["humaneval"]))
     with pytest.raises(DataError, match="gsm8k cannot be measured"):
-        measure(model, tokenizer, LmEval(tasks=["gsm8k"], num_fewshot=100), str(root), Stop())
+        measure(model, tokenizer, RunLmEval(root=str(root), tasks=["gsm8k"], num_fewshot=100), Stop())
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,9 @@ def spec_of(hub: Hub, base: Path, corpus: Path, tmp_path: Path, names: list[str]
     )
     return finetune_spec(
         tmp_path / "out", base, source(corpus / "pairs.jsonl", "alpaca"),
-        evaluation=Evaluation(lm_eval=LmEval(tasks=names)),
-        lm_eval=RunLmEval(root=str(tmp_path / "lm-eval"), secret=RunSecret(name="hub", path=str(keys))),
+        lm_eval=RunLmEval(
+            tasks=names, root=str(tmp_path / "lm-eval"), secret=RunSecret(name="hub", path=str(keys))
+        ),
         cache=RunCache(path=str(tmp_path / "cache")),
         training={"precision": "fp32"}, **more,
     )  # fmt: skip

@@ -69,8 +69,8 @@ def evaluate(
     said = samples(model, prepared, spec, stop)
     better: dict[str, bool] = {}
     metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}
-    if spec.lm_eval and spec.evaluation.lm_eval:
-        results = measure_tasks(model, prepared.tokenizer, spec.evaluation.lm_eval, spec.lm_eval.root, stop)
+    if spec.lm_eval:
+        results = measure_tasks(model, prepared.tokenizer, spec.lm_eval, stop)
         metrics |= results.values
         better = results.higher_is_better
     return Measured(metrics, said, time.monotonic() - started, better)

@@ -103,9 +103,9 @@ class _Run:
         self.objective, self.method = OBJECTIVES[spec.stage], METHODS[spec.method]
         stop.check()
         localize(spec, self.outcome.progress, stop)
-        if spec.lm_eval and (wanted := spec.evaluation.lm_eval):
+        if spec.lm_eval:
             # What cannot be loaded is told now; each evaluation loads it anew.
-            tasks.load(wanted.tasks, spec.lm_eval.root, wanted.num_fewshot)
+            tasks.load(spec.lm_eval)
             stop.check()
 
         base_digest = None

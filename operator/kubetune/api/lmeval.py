@@ -13,8 +13,8 @@ IS_TASK = matches(
 )
 
 
-class LmEval(Block):
-    """Tasks of the Language Model Evaluation Harness, measured before and after training."""
+class Tasks(Block):
+    """Tasks of the Language Model Evaluation Harness, and how they are put."""
 
     tasks: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128), IS_TASK]],
@@ -28,5 +28,10 @@ class LmEval(Block):
     """Solved examples before each question. Default: as the task says; tasks that say 0 keep it."""
     apply_chat_template: bool = False
     """Whether questions are put as user messages by the model's chat template."""
+
+
+class LmEval(Tasks):
+    """Tasks of the Language Model Evaluation Harness, measured before and after training."""
+
     secret_ref: SecretRef | None = None
     """Credentials for the hub, or for a mirror."""

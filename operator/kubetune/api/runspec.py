@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kubetune.api.data import Evaluation, Format, Metric
 from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, PromptTuning, Quantization
+from kubetune.api.lmeval import Tasks
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import Mlm, TokenizerTraining
 from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
@@ -148,11 +149,11 @@ class RunReward(Block):
     """Rules, the sum of which is the reward."""
 
 
-class RunLmEval(Block):
-    """Data sets of lm-eval tasks. Which they are, the trainer knows."""
+class RunLmEval(Tasks):
+    """Tasks of lm-eval to measure. Which data sets they need, the trainer knows."""
 
     root: str
-    """Folder in which the trainer makes a link <org>/<name> for each."""
+    """Folder in which the trainer makes a link <org>/<name> for each data set."""
     secret: RunSecret | None = None
     """Credentials for the hub."""
 
@@ -215,12 +216,12 @@ class RunSpec(Block):
     data: RunData
     """What it is trained on."""
     evaluation: Evaluation
-    """How it is measured."""
+    """How it is measured; tasks of lm-eval are in `lm_eval`."""
     evaluation_source: RunSource | None = None
     """Set when the evaluation has a data set of its own: then nothing is held out of the training data but
     what is in both."""
     lm_eval: RunLmEval | None = None
-    """Set where the evaluation has lm-eval tasks."""
+    """Set where tasks of lm-eval are measured, too."""
     pretrain: PretrainTraining | None = None
     """Optimisation of stages pretrain and mlm."""
     finetune: FineTuneTraining | None = None

@@ -13,6 +13,7 @@ from kubetune.api.finetunejob import (
     PromptTuning,
     Quantization,
 )
+from kubetune.api.lmeval import LmEval, Tasks
 from kubetune.api.pretrainjob import Mlm, PretrainJobSpec, Tokenizer
 from kubetune.api.reinforcement import Grpo, Ppo, Rollout
 from kubetune.api.runspec import (
@@ -129,9 +130,9 @@ def run_spec(
             labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,
         ),
-        evaluation=spec.evaluation,
+        evaluation=spec.evaluation.model_copy(update={"lm_eval": None}),
         evaluation_source=evaluation_source(measured) if measured else None,
-        lm_eval=RunLmEval(root=f"{CACHE_ROOT}/lm-eval", secret=_secret(tasks.secret_ref)) if tasks else None,
+        lm_eval=_lm_eval(tasks) if tasks else None,
         finetune=spec.training,
         checkpoint=spec.checkpoint,
         cache=cache(spec.compute, [*read, *(["hf://"] if tasks else [])]),
@@ -248,6 +249,11 @@ def _folders(spec: RunSpec) -> list[RunModel | RunAdapter]:
 def _sources(spec: RunSpec) -> list[RunSource]:
     """All data of a run."""
     return [*spec.data.sources, *([spec.evaluation_source] if spec.evaluation_source else [])]
+
+
+def _lm_eval(tasks: LmEval) -> RunLmEval:
+    settings = {name: getattr(tasks, name) for name in Tasks.model_fields}
+    return RunLmEval(**settings, root=f"{CACHE_ROOT}/lm-eval", secret=_secret(tasks.secret_ref))
 
 
 def uris(spec: RunSpec) -> list[str]:

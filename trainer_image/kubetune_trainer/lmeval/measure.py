@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kubetune.api.lmeval import LmEval
+from kubetune.api.runspec import RunLmEval
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.lmeval.harness_model import harness_model
 from kubetune_trainer.lmeval.tasks import FIELD, load, named
@@ -32,16 +32,13 @@ class Results:
     """Of the same names, where the harness says it."""
 
 
-def measure(
-    model: Wrapped, tokenizer: PreTrainedTokenizerBase, wanted: LmEval, root: str, stop: Stop
-) -> Results:
+def measure(model: Wrapped, tokenizer: PreTrainedTokenizerBase, wanted: RunLmEval, stop: Stop) -> Results:
     """The results of each task that was asked for. Of a group that of the whole, where it has one.
 
     Args:
         model: the loss model of a language model.
         tokenizer: its tokenizer.
-        wanted: the tasks.
-        root: folder with their data sets.
+        wanted: the tasks, and where their data sets are.
         stop: looked at before each token.
 
     Raises:
@@ -57,7 +54,7 @@ def measure(
             "model with one"
         )
     with _seeded():
-        loaded = load(wanted.tasks, root, wanted.num_fewshot)
+        loaded = load(wanted)
         with named(wanted.tasks, "measured"), evaluating(model), model.autocast():
             found = lm_eval.evaluate(
                 lm=harness_model(model.model, tokenizer, stop),

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.runspec import RunLmEval
 from kubetune_trainer.errors import DataError, InvalidSpec, known
 
 FIELD = "evaluation.lmEval.tasks"
@@ -47,29 +48,24 @@ def data_sets(names: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def load(names: Sequence[str], root: str, num_fewshot: int | None) -> dict[str, Any]:
+def load(wanted: RunLmEval) -> dict[str, Any]:
     """Tasks with their examples, as `lm_eval.evaluate` takes them. Each time as the first time.
-
-    Args:
-        names: of tasks, groups and tags.
-        root: folder with each data set at `<org>/<name>`.
-        num_fewshot: solved examples before a question; None: as the task says.
 
     Raises:
         DataError: a task cannot be made of what is there.
         InvalidSpec: a task runs what the model writes, or shows it pictures.
     """
     # A data set's name is a path from here, so it is read from there, whoever asks for it.
-    with named(names, "loaded"), contextlib.chdir(Path(root)):
-        loaded: dict[str, Any] = _manager().load([*names])
+    with named(wanted.tasks, "loaded"), contextlib.chdir(Path(wanted.root)):
+        loaded: dict[str, Any] = _manager().load([*wanted.tasks])
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             raise InvalidSpec(
                 f"{FIELD}: {name} runs code that the model writes, or is not of text alone: choose another"
             )
         own = task.get_config("num_fewshot")
-        wanted = (own or 0) if num_fewshot is None or own == 0 else num_fewshot
-        task.set_config(key="num_fewshot", value=wanted)
+        shots = (own or 0) if wanted.num_fewshot is None or own == 0 else wanted.num_fewshot
+        task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=_SEED)
     return loaded
 

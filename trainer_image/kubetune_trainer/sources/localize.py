@@ -78,8 +78,8 @@ def _wanted(spec: RunSpec) -> Iterator[Wanted]:
         if is_remote(source.uri):
             where = f"source {source.name}: {source.uri}"
             yield Wanted(where, source.uri, Path(source.root), source.secret, choose_data)
-    if spec.lm_eval and spec.evaluation.lm_eval:
-        for repository in data_sets(spec.evaluation.lm_eval.tasks):
+    if spec.lm_eval:
+        for repository in data_sets(spec.lm_eval.tasks):
             uri, root = f"hf://datasets/{repository}", Path(spec.lm_eval.root) / repository
             yield Wanted(
                 f"data set {uri} of evaluation.lmEval", uri, root, spec.lm_eval.secret, choose_tables
