@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kubetune_trainer.data import read
+from kubetune_trainer.data import lines, read
 from kubetune_trainer.data.read import files_of, read_records
 from kubetune_trainer.errors import DataError
 from tests.fixtures.runs import source
@@ -22,6 +22,8 @@ def texts(path: Path, **more) -> list[tuple[str, int]]:
         ("a.jsonl", '\ufeff{"text":"byte order mark"}\n', [("byte order mark", 1)]),
         ("a.json", '[\n {"text":"x"},\n\n {"text":\n"y"}\n]\n', [("x", 2), ("y", 4)]),
         ("a.json", "[]", []),
+        ("a.json", "\ufeff\n [\r\n]\t\n", []),
+        ("a.json", '\n[{"text":"x"}\n,\n{"text":"y"}]\n \n', [("x", 2), ("y", 4)]),
         ("a.json", '{"text":"lines under the wrong ending"}\n', [("lines under the wrong ending", 1)]),
         ("a.txt", "one\ntwo\n", [("one\ntwo", 1)]),
         ("a.txt", "one\n<|endoftext|>\ntwo\n", [("one", 1), ("two", 3)]),
@@ -42,13 +44,50 @@ def test_records_and_their_lines(tmp_path: Path, name: str, content: str, expect
         ("a.json", b'[{"text":"x"},\n\n{"text" "y"}]', "a.json, line 3: not JSON"),
         ("a.json", b'[{"text":"x"},\n"y"]', "a.json, line 2: a record must be an object"),
         ("a.json", b'[{"text":"x"}', "a.json, line 1: not JSON"),
+        ("a.json", b'[{"text":"x"}]\n[{"text":"y"}]', "a.json, line 2: something follows the list"),
+        ("a.json", b'[{"text":"x"}] junk', "a.json, line 1: something follows the list"),
+        (
+            "a.json",
+            b'[{"text":"x"}\n{"text":"y"}]',
+            r"line 2: not JSON \(Expecting ',' or '\]' .* column 1\)",
+        ),
+        ("a.json", b'[{"text":"x"},\n,{"text":"y"}]', r"line 2: not JSON \(Expecting value at column 1\)"),
+        ("a.json", b'[,{"text":"x"}]', r"line 1: not JSON \(Expecting value at column 2\)"),
+        ("a.json", b'[{"text":"x"},\n]', "a.json, line [12]: not JSON"),
+        ("a.json", b'[{"text":"x"},\n {"text":"\xff"}]', r"line 2: not UTF-8 \(byte 26 of the file\)"),
+        ("a.json", b'[{"text":"\xe6', "a.json, line 1: not UTF-8"),
+        ("a.json", b'{\n "data": [{"text":"x"}]\n}', "line 1: no record .*must be a list of records"),
         ("a.txt", b"fine\nl\xe9gende\n", "a.txt, line 2: not UTF-8"),
+        ("a.txt", "h\ni\n".encode("utf-16-le"), "a.txt, line 1: holds NUL characters: it is not plain UTF-8"),
+        ("a.txt", b"a\n<|endoftext|>\nb\nc\0\n", "a.txt, line 4: holds NUL characters"),
     ],
 )
 def test_malformed_files_name_file_and_line(tmp_path: Path, name: str, content: bytes, message: str):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 64])
+def test_a_list_is_the_same_in_pieces_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+):
+    monkeypatch.setattr(lines, "PIECE", piece)
+    records = [{"text": "漢🙂" * n, "more": [{}, n]} for n in range(30)]
+    whole = json.dumps(records, ensure_ascii=False, indent=1)
+    (tmp_path / "a.json").write_text(whole, encoding="utf-8")
+    at = [i for i, line in enumerate(whole.splitlines(), 1) if line == " {"]
+    assert [(r.data, r.line) for r in read_records(source(tmp_path / "a.json"))] == [
+        *zip(records, at, strict=True)
+    ]
+    (tmp_path / "a.json").write_text('[{"text": "x"}, {"text": "x"}, {"text" "x"}]')
+    with pytest.raises(DataError, match=r"line 1: not JSON \(Expecting ':' delimiter at column 40\)"):
+        texts(tmp_path / "a.json")
+
+
+def test_a_string_may_hold_nul(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text":"a\\u0000"}')
+    assert texts(tmp_path / "a.jsonl") == [("a\0", 1)]
 
 
 def test_long_text_is_divided_at_empty_lines_and_nothing_is_lost(
@@ -60,8 +99,8 @@ def test_long_text_is_divided_at_empty_lines_and_nothing_is_lost(
     found = texts(tmp_path / "a.txt")
     assert len(found) > 5
     assert [line for text, _ in found for line in text.split()] == content.split()
-    lines = content.splitlines()
-    assert all(lines[start - 1] in text for text, start in found)
+    by_line = content.splitlines()
+    assert all(by_line[start - 1] in text for text, start in found)
 
 
 def test_text_without_empty_lines_is_divided_at_a_line_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Lines of a text file, plain or compressed, one at a time: a file of any size takes little memory."""
 
+import codecs
 import gzip
 import io
 import zlib
@@ -10,7 +11,10 @@ from typing import Any
 from kubetune_trainer.errors import DataError
 
 LONGEST = 64 << 20
-"""Bytes of a line of a compressed file at most: a few KB can hold a line that no memory holds."""
+"""Bytes of a line at most, and of a table's cell: a file of a few KB, compressed or with a hole, can hold a
+line that no memory holds."""
+PIECE = 1 << 20
+"""Bytes read at a time of a file that is not read by lines."""
 
 
 def numbered(path: Path, name: str) -> Iterator[tuple[int, str]]:
@@ -28,12 +32,12 @@ def numbered(path: Path, name: str) -> Iterator[tuple[int, str]]:
     unpack, number = _UNPACK.get(path.suffix), 0
     try:
         with unpack(path) if unpack else path.open("rb") as file:
-            while line := file.readline(LONGEST + 1 if unpack else -1):
+            while line := file.readline(LONGEST + 1):
                 number += 1
-                if unpack and len(line) > LONGEST:
+                if len(line) > LONGEST:
                     raise DataError(
-                        f"{name}, line {number}: longer than {LONGEST >> 20} MiB once it is unpacked: divide "
-                        "it, or unpack the file if that is meant"
+                        f"{name}, line {number}: longer than {LONGEST >> 20} MiB"
+                        f"{' once it is unpacked' if unpack else ''}: divide it into several"
                     )
                 yield number, _text(line, name, number)
     except (OSError, EOFError, zlib.error) as error:
@@ -42,6 +46,33 @@ def numbered(path: Path, name: str) -> Iterator[tuple[int, str]]:
         raise DataError(
             f"{name}, line {number + 1}: the archive is damaged or incomplete ({error}): make or copy it anew"
         ) from error
+
+
+def pieces(path: Path, name: str) -> Iterator[str]:
+    """The text of a plain file in pieces, wherever they end, without a byte order mark.
+
+    Raises:
+        DataError: it is not UTF-8; names file and line.
+        OSError: the file cannot be read.
+    """
+    decoder, line, size = codecs.getincrementaldecoder("utf-8-sig")(), 1, 0
+    with path.open("rb") as file:
+        while True:
+            data = file.read(PIECE)
+            size += len(data)
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                raise DataError(
+                    f"{name}, line {line}: not UTF-8 (byte {size - len(error.object) + error.start + 1} of "
+                    "the file): save the file as UTF-8"
+                ) from error
+            if text:
+                yield text
+            if not data:
+                return
+            line += text.count("\n")
 
 
 def _text(line: bytes, name: str, number: int) -> str:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.runspec import RunSource
-from kubetune_trainer.data import lines, parquet
+from kubetune_trainer.data import json_list, lines, parquet
 from kubetune_trainer.data.endings import KNOWN, kind_of
-from kubetune_trainer.errors import DataError
+from kubetune_trainer.errors import DataError, OutOfMemory
 
 TEXT_PIECE = 32_768
 """Characters after which a .txt file is divided at the next empty line: bounds memory, and leaves something
 to hold out of a corpus that is one file."""
 SEPARATOR = "<|endoftext|>"
 """A line that divides a .txt file into documents, as in TinyStories."""
+BLANK = 1_000_000
+"""Characters of blank lines in a row at most: nobody looks at a signal to stop until there is a record, and a
+compressed file of a few KB can hold blank lines for hours."""
+_JSON_FILE = "a .json file must be a list of records, [{...}, ...], or hold one record per line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,13 @@ def files_of(source: RunSource) -> list[Path]:
     root = Path(source.root).resolve()
     # Only * is special in a data URI; the rest is taken literally.
     pattern = glob.escape(source.path).replace("[*]", "*")
-    found = [Path(p) for p in glob.glob(pattern, recursive=True)]
+    try:
+        found = [Path(p) for p in glob.glob(pattern, recursive=True)]
+    except RecursionError as error:  # ** goes down by recursion
+        raise DataError(
+            f"source {source.name}: folders in {source.uri} are nested too deep for a pattern: name the "
+            "folder without one"
+        ) from error
     if not found:
         raise DataError(
             f"source {source.name}: nothing is at {source.uri}: put the data there or correct the uri"
@@ -91,6 +101,7 @@ def read_records(source: RunSource) -> Iterator[Record]:
 
     Raises:
         DataError: missing, unreadable or malformed; names file and line, of a table the row.
+        OutOfMemory: what is to be held of a file at a time is too much; names the file.
     """
     root = Path(source.root).resolve()
     for path in files_of(source):
@@ -101,23 +112,34 @@ def read_records(source: RunSource) -> Iterator[Record]:
             yield from _READERS[kind_of(path.name)](path, name, source)
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+        except MemoryError as error:
+            raise OutOfMemory(
+                f"the process ran out of memory while it read {name}: divide its longest records or give the "
+                "pod more memory"
+            ) from error
 
 
 def _below(folder: Path, root: Path, source: RunSource, seen: set[Path]) -> Iterator[Path]:
-    """What lies below a folder, also by way of links, which may go round in circles."""
-    real = _inside(folder, root, source)
-    if real in seen:
-        return
-    seen.add(real)
-    try:
-        inside = [*folder.iterdir()]
-    except OSError as error:
-        raise DataError(
-            f"source {source.name}: folder {folder.name} cannot be read: {error.strerror}"
-        ) from error
-    for path in inside:
-        if not path.name.startswith("."):
-            yield from _below(path, root, source, seen) if path.is_dir() else [path]
+    """What lies below a folder, also by way of links, which may go round in circles. Without recursion, for
+    which folders can be nested too deep."""
+    folders = [(folder, _inside(folder, root, source))]
+    while folders:
+        folder, real = folders.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            inside = [(path, path.is_dir()) for path in folder.iterdir() if not path.name.startswith(".")]
+        except OSError as error:
+            raise DataError(
+                f"source {source.name}: folder {folder.name} cannot be read: {error.strerror}"
+            ) from error
+        for path, is_folder in inside:
+            if is_folder:
+                # To resolve every path from its root takes minutes where folders are nested deep.
+                link = path.is_symlink()
+                folders.append((path, _inside(path, root, source) if link else real / path.name))
+        yield from (path for path, is_folder in inside if not is_folder)
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -143,47 +165,41 @@ def _inside(path: Path, root: Path, source: RunSource) -> Path:
 
 
 def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    blank = 0
     for number, line in lines.numbered(path, name):
         if line.strip():
+            blank = 0
             try:
                 data = json.loads(line)
             except json.JSONDecodeError as error:
+                what, todo = "not JSON", "mend or remove the line"
+                if path.suffix == ".json":  # it may be one, only not in the form that is read
+                    what, todo = "no record by itself", _JSON_FILE
                 raise DataError(
-                    f"{name}, line {number}: not JSON ({error.msg} at column {error.colno}): "
-                    "mend or remove the line"
+                    f"{name}, line {number}: {what} ({error.msg} at column {error.colno}): {todo}"
                 ) from error
             except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
                 raise DataError(
                     f"{name}, line {number}: cannot be read ({error}): remove the line"
                 ) from error
             yield _record(data, name, number)
+        else:
+            blank += len(line)
+            if blank > BLANK:
+                raise DataError(
+                    f"{name}, line {number}: more than {BLANK:,} characters of blank lines in a row: remove "
+                    "them, or make the file anew"
+                )
 
 
 def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
     """A list of records, or JSON Lines under the wrong ending."""
-    text = "".join(line for _, line in lines.numbered(path, name))
-    if not text.lstrip().startswith("["):
+    listed = json_list.numbered(path, name)
+    if listed is None:
         yield from _json_lines(path, name, source)
         return
-    decoder = json.JSONDecoder()
-    at, line = text.index("[") + 1, 1
-    counted = 0
-    while True:
-        while at < len(text) and text[at] in " \t\r\n,":
-            at += 1
-        line += text.count("\n", counted, at)
-        counted = at
-        if text[at : at + 1] == "]":
-            return
-        try:
-            data, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{name}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}): mend the file"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}, line {line}: cannot be read ({error}): remove the record") from error
-        yield _record(data, name, line)
+    for line, value in listed:
+        yield _record(value, name, line)
 
 
 def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
@@ -195,9 +211,20 @@ def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
             piece.append(line)
             size += len(line)
         if divider or (size >= TEXT_PIECE and not line.strip()) or size >= 2 * TEXT_PIECE:
-            yield Record({source.text_field: "".join(piece).strip("\n")}, name, start)
+            yield Record({source.text_field: _plain(piece, name, start)}, name, start)
             piece, size, start = [], 0, number + 1
-    yield Record({source.text_field: "".join(piece).strip("\n")}, name, start)
+    yield Record({source.text_field: _plain(piece, name, start)}, name, start)
+
+
+def _plain(piece: list[str], name: str, start: int) -> str:
+    text = "".join(piece)
+    at = text.find("\0")
+    if at >= 0:  # UTF-16 of English is UTF-8, too, with a NUL beside every letter
+        line = start + text.count("\n", 0, at)
+        raise DataError(
+            f"{name}, line {line}: holds NUL characters: it is not plain UTF-8 text: save it as UTF-8"
+        )
+    return text.strip("\n")
 
 
 def _parquet(path: Path, name: str, source: RunSource) -> Iterator[Record]:

@@ -1,0 +1,136 @@
+"""A .json file that is one list, read a part at a time."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubetune_trainer.data import lines
+from kubetune_trainer.errors import DataError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+def numbered(path: Path, name: str) -> Iterator[tuple[int, object]] | None:
+    """The line that each member of the list begins in, and the member; None where the file is no list.
+
+    Args:
+        path: the file.
+        name: for messages.
+
+    Raises:
+        DataError: it is not JSON, a member is too long, or something follows the list.
+    """
+    unread = _Unread(path, name)
+    return _members(unread) if unread.next() == "[" else None
+
+
+def _members(unread: "_Unread") -> Iterator[tuple[int, object]]:
+    unread.skip(1)
+    after = "["
+    while True:
+        char = unread.next()
+        if char == "]" and after != ",":
+            break
+        if after == "}":
+            if char != ",":
+                raise unread.error("Expecting ',' or ']' after a record")
+            unread.skip(1)
+            after = ","
+            continue
+        line = unread.line
+        yield line, unread.value()
+        after = "}"
+    unread.skip(1)
+    if unread.next():
+        raise DataError(
+            f"{unread.name}, line {unread.line}: something follows the list: a .json file holds one list only; put "
+            "each into a file of its own"
+        )
+
+
+class _Unread:
+    """What of a .json file is not read yet. Some of it is held: a list may be longer than the memory, and is
+    often one line."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.line = 1
+        """Of what comes next."""
+        self.name = name
+        self._pieces = lines.pieces(path, name)
+        self._text, self._at = "", 0
+        self._dropped = 0
+        """Characters between the beginning of a line and of the held text."""
+
+    def next(self) -> str:
+        """The next character that is no white space, which is skipped; empty at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            assert match
+            count = len(match[0])
+            if match.end() < len(self._text):
+                self.skip(count)
+                return self._text[self._at]
+            if not self._more():
+                self.skip(count)
+                return ""
+
+    def skip(self, count: int) -> None:
+        """Go on that many characters."""
+        self.line += self._text.count("\n", self._at, self._at + count)
+        self._at += count
+
+    def value(self) -> object:
+        """The JSON value that comes next.
+
+        Raises:
+            DataError: there is none.
+        """
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                ahead = error.pos - self._at
+                if self._more():
+                    continue
+                raise self.error(error.msg, ahead) from error
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{self.name}, line {self.line}: cannot be read ({error}): remove the record"
+                ) from error
+            self.skip(end - self._at)
+            return value
+
+    def error(self, problem: str, ahead: int = 0) -> DataError:
+        """What is wrong that many characters ahead."""
+        at = self._at + ahead
+        line = self.line + self._text.count("\n", self._at, at)
+        begin = self._text.rfind("\n", 0, at)
+        column = at - begin if begin >= 0 else self._dropped + at + 1
+        return DataError(f"{self.name}, line {line}: not JSON ({problem} at column {column}): mend the file")
+
+    def _more(self) -> bool:
+        """Hold at least twice as much of what is unread, so that a long record is not decoded over and over;
+        whether there was more.
+
+        Raises:
+            DataError: what is unread is longer than a record may be.
+        """
+        if len(self._text) - self._at > lines.LONGEST:
+            raise DataError(
+                f"{self.name}, line {self.line}: no record ends within {lines.LONGEST >> 20} MiB: mend or "
+                "divide the one that begins here"
+            )
+        begin = self._text.rfind("\n", 0, self._at)
+        self._dropped = self._at - begin - 1 if begin >= 0 else self._dropped + self._at
+        held = [self._text[self._at :]]
+        self._text, self._at = "", 0
+        wanted, got = max(len(held[0]), 1), 0
+        for piece in self._pieces:
+            held.append(piece)
+            got += len(piece)
+            if got >= wanted:
+                break
+        self._text = "".join(held)
+        return got > 0
