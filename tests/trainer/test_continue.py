@@ -41,7 +41,7 @@ def test_a_causal_model_goes_on_where_it_was(run: Run, base: Path, corpus: Path,
     assert "trained on from another one" in (artifact / "README.md").read_text()
     report = (artifact / "report.html").read_text()
     assert digest in report
-    assert ">base model</th>" in report
+    assert ">before training</th>" in report
     assert folder_digest(base) == digest, "it is left as it is"
 
 

@@ -197,7 +197,7 @@ def test_with_data_of_its_own_the_evaluation_takes_nothing_from_training_but_wha
     assert (ended.message.data.documents, ended.message.data.held_out) == (41, 4)
     assert numbers(ended.message.trainer_status.metrics)["totalSteps"] == 37
     assert "4 examples are in evaluation.data, too: they are not trained on" in ended.out
-    assert (tmp_path / "out/artifact/report.html").read_text().count("on 1 held-out examples") == 1
+    assert (tmp_path / "out/artifact/report.html").read_text().count("on 1 held-out example</th>") == 1
 
 
 def test_nothing_held_out_means_nothing_measured(run: Run, base: Path, corpus: Path, tmp_path: Path):

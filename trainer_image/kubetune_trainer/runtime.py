@@ -94,4 +94,5 @@ def describe(device: torch.device, threads: int) -> str:
     """The hardware, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.cpu.get_capabilities().get('cpu_name', platform.machine())}, {threads} threads"
+    count = f"{threads} thread{'s' * (threads != 1)}"
+    return f"{torch.cpu.get_capabilities().get('cpu_name', platform.machine())}, {count}"

@@ -1,3 +1,4 @@
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -5,11 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubetune.api.finetunejob import PromptTuning
 from kubetune.api.progress import DataStatus, EvaluationStatus, Measurement, PlanStatus, Sample
+from kubetune.api.reinforcement import Grpo, RewardFunction, Rollout
+from kubetune.api.runspec import RunAdapter, RunCache, RunReward
 from kubetune_trainer import report
 from kubetune_trainer.data.examples import SourceFacts
 from kubetune_trainer.report.chart import curve_chart, ticks
 from kubetune_trainer.report.facts import Change, Facts
+from kubetune_trainer.report.settings import settings
+from kubetune_trainer.report.words import counted
 from tests.fixtures.runs import finetune_spec, pretrain_spec, source
 
 VOID = {"meta", "line", "polyline"}
@@ -94,8 +100,10 @@ def test_the_page_is_well_formed_self_contained_and_tells_the_facts(tmp_path: Pa
                  "sha256:2", "web", "3 examples were longer", "mean reward of the answers",
                  "step 100: held-out loss 1.25"):  # fmt: skip
         assert fact in text, fact
+    assert "| metric | before training | after training |" in card
     assert "| loss | 5.5 | 1.25 |" in card
-    assert "sha256:2" in card
+    assert "- base model: `pvc://models/base`, digest `sha256:2`" in card
+    assert "It was measured only as shown here." in card
 
 
 def test_a_page_without_evaluation_and_held_out_data(tmp_path: Path):
@@ -107,6 +115,162 @@ def test_a_page_without_evaluation_and_held_out_data(tmp_path: Path):
     assert "Before and after" not in text
     assert "mean reward" not in text
     assert "trained from scratch" in card
+    assert "No metric was measured." in text
+    assert "No metric was measured." in card
+
+
+def test_nothing_held_out(tmp_path: Path):
+    nothing = {
+        "evaluation": EvaluationStatus(),
+        "evaluated": 0,
+        "data": DataStatus(documents=1, held_out=0, tokens=5),
+    }
+    page, card = written(tmp_path / "a", facts(tmp_path, **nothing))
+    for text in (card, " ".join(page.text)):
+        assert "Nothing was held out, so nothing was measured." in text
+    assert "measured only" not in card
+
+
+def test_numbers_and_their_nouns(tmp_path: Path):
+    spec = finetune_spec(
+        tmp_path / "out", tmp_path / "base", source(tmp_path / "x.jsonl"),
+        training={"global_batch_size": 1, "warmup_steps": 1},
+    )  # fmt: skip
+    data = DataStatus(documents=10, held_out=2, tokens=1234, truncated=1)
+    one = facts(tmp_path, spec=spec, data=data, evaluated=1, hardware="a CPU, 1 thread")
+    page, card = written(tmp_path / "a", one)
+    text = " ".join(page.text)
+    for fact in (
+        "on 1 held-out example",
+        "1 example was longer than 48 tokens",
+        "of 1 sequence,",
+        "1 step of",
+        "1 thread",
+    ):
+        assert fact in text, fact
+        assert f"{fact}s" not in text, fact
+    assert "on 1 held-out example:" in card
+    assert counted(1234, "was", "were") == "1,234 were"
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, None), (1, "1 example has"), (79, "79 examples have")])
+def test_examples_without_room_for_an_answer(tmp_path: Path, count: int, told: str | None):
+    data = DataStatus(documents=100, held_out=2, tokens=1234, truncated=3, dropped=count)
+    page, card = written(tmp_path / "a", facts(tmp_path, data=data))
+    for text in (card, " ".join(page.text)):
+        assert "3 examples were longer" in text
+        assert ("no room for an answer" in text) == (told is not None)
+        assert told is None or f"{told} no room for an answer within 48 tokens" in text
+
+
+ADAPTER = RunAdapter(uri="pvc://former", path="/mnt/pvc/former", root="/mnt/pvc")
+WORDS = PromptTuning(init_text="Sum up.")
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "told"),
+    [
+        ("lora", {}, "the base model"),
+        ("full", {"adapter": ADAPTER}, "the base model with the former adapter merged into it"),
+        ("qlora", {"adapter": ADAPTER}, "the base model in 4 bits with the former adapter"),
+        ("lora", {"stage": "reward"}, "the base model with a head, untrained unless the base had one"),
+        (
+            "lora",
+            {"stage": "classification", "adapter": ADAPTER},
+            "the base model with the former adapter and a head, untrained unless the base had one",
+        ),
+        ("prompt-tuning", {"prompt_tuning": WORDS}, "the embeddings of promptTuning.initText"),
+        ("prompt-tuning", {"prompt_tuning": PromptTuning()}, "the embeddings of random common tokens"),
+        ("prompt-tuning", {"adapter": ADAPTER}, "with the virtual tokens of the former adapter"),
+    ],
+)
+def test_what_it_was_before(tmp_path: Path, method: str, more: dict, told: str):
+    spec = finetune_spec(
+        tmp_path / "out", tmp_path / "base", source(tmp_path / "x.jsonl"), method=method, **more
+    )
+    page, card = written(tmp_path / "a", facts(tmp_path, spec=spec))
+    for text in (card, " ".join(page.text)):
+        assert f"{told}." in text
+        assert ("in 4 bits with the adapter" in text) == (method == "qlora")
+        assert "merged weights" not in text
+
+
+def test_a_merged_model_was_not_measured_in_4_bits(tmp_path: Path):
+    spec = finetune_spec(
+        tmp_path / "out", tmp_path / "base", source(tmp_path / "x.jsonl"), method="qlora", merge=True
+    )
+    page, card = written(tmp_path / "a", facts(tmp_path, spec=spec))
+    for text in (card, " ".join(page.text)):
+        assert "in 4 bits with the adapter: the numbers are not those of the merged weights." in text
+
+
+def test_all_settings(tmp_path: Path):
+    data = source(tmp_path / "x.jsonl", name="web", secret={"name": "hub", "path": "/mnt/secret/hub"})
+    rules = [RewardFunction(name="contains", weight=2)]
+    spec = finetune_spec(
+        tmp_path / "out", tmp_path / "base", data, stage="grpo", adapter=ADAPTER, rollout=Rollout(),
+        grpo=Grpo(), reward=RunReward(functions=rules), cache=RunCache(path="/var/cache"), labels=["a", "b"],
+    )  # fmt: skip
+    found = dict(settings(spec))
+    assert (
+        found
+        | {
+            "stage": "grpo",
+            "model.uri": "pvc://models/base",
+            "adapter.uri": "pvc://former",
+            "lora.rank": "4",
+            "lora.targetModules": "all-linear",
+            "data.sources.web.uri": "pvc://data/x.jsonl",
+            "data.sources.web.secret.name": "hub",
+            "data.labels": "a, b",
+            "data.packing": "true",
+            "evaluation.samplePrompts": "(none)",
+            "reward.functions.contains.weight": "2.0",
+            "rollout.temperature": "1.0",
+            "grpo.scaleRewards": "true",
+            "finetune.learningRate": "0.01",
+            "finetune.weightDecay": "0.0",
+        }
+        == found
+    )
+    assert not [
+        name for name in found if name.startswith(("job", "cache")) or name.endswith(("path", "root"))
+    ]
+    page, _ = written(tmp_path / "a", facts(tmp_path, spec=spec))
+    assert all(name in page.text and value in page.text for name, value in found.items())
+    scratch = dict(settings(pretrain_spec(tmp_path / "out", data)))
+    assert scratch["model.config.hidden_size"] == "64"
+
+
+KINDS = {
+    "lora": ("lora", "sft", {}),
+    "prompt": ("prompt-tuning", "sft", {"prompt_tuning": WORDS}),
+    "reward": ("lora", "reward", {}),
+    "full": ("full", "sft", {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_it_is_loaded(tmp_path: Path, kind: str):
+    method, stage, more = KINDS[kind]
+    spec = finetune_spec(
+        tmp_path / "out",
+        tmp_path / "base",
+        source(tmp_path / "x.jsonl", "alpaca"),
+        method=method,
+        stage=stage,
+        **more,
+    )
+    for added in (False, True):
+        _, card = written(tmp_path / "a", facts(tmp_path, spec=spec, chat_template_added=added))
+        adapts = method != "full"
+        assert (
+            ("library_name: peft" in card) == ("PeftModel.from_pretrained(model, folder)" in card) == adapts
+        )
+        # A full model's tokenizer has it with it.
+        told = "chat_template.jinja" in card and 'Path(folder, "chat_template.jinja").read_text()' in card
+        assert told == (added and adapts)
+        assert "apply_chat_template" in card
 
 
 def test_what_is_better(tmp_path: Path):
@@ -135,6 +299,7 @@ def test_what_is_better(tmp_path: Path):
     assert {c.name: c.better for c in found.benchmarks} == {"a/acc": False, "a/ppl": True, "a/x": None}
     assert Change("loss", None, 1, False).better is None
     assert Change("exact-match", 0.5, 0.125, True).text(0.125) == "12.5%"
+    assert Change("perplexity", math.exp(700), 5e8, False).text(math.exp(700)) == "> 1e300"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.examples import SourceFacts
+from kubetune_trainer.report.words import counted
 
 HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "rouge-l", "accuracy", "f1", "reward-margin", "reward"}
 NEITHER = {"kl"}
 """How far the model has gone from where it began."""
 SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}
+LARGEST = 1e300
+"""A perplexity that is larger is cut off somewhere above: see `loss`."""
+AS_THEY_ARE = {"text", "prompt-completion"}
+"""Formats of stage sft that do not go through the chat template."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Change:
         """A value as people read it: shares in percent."""
         if value is None:
             return "-"
+        if value > LARGEST:
+            return f"> {LARGEST:.0e}".replace("+", "")
         return f"{value:.1%}" if self.name in SHARES else f"{value:,.4g}"
 
 
@@ -66,11 +73,32 @@ class Facts:
     """Of results of lm-eval tasks."""
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    chat_template_added: bool = False
+    """Whether the run's tokenizer had to be given a chat template, the base having none."""
 
     @property
     def measured(self) -> str:
         """What was: sequences where documents are read."""
-        return "sequences" if self.spec.stage in ("pretrain", "mlm", "domain") else "examples"
+        reads = self.spec.stage in ("pretrain", "mlm", "domain")
+        return counted(self.evaluated, "held-out sequence" if reads else "held-out example")
+
+    @property
+    def chats(self) -> bool:
+        """Whether it is asked by the chat template; in the stages of pairs and prompts only if a record held
+        messages, which is not known here."""
+        stage, formats = self.spec.stage, {s.format for s in self.spec.data.sources}
+        return stage in ("dpo", "ppo", "grpo") or (stage == "sft" and not formats <= AS_THEY_ARE)
+
+    @property
+    def uris(self) -> dict[str, str]:
+        """Of what has a digest, by the same names."""
+        spec = self.spec
+        parts = {
+            "base model": spec.model,
+            "adapter": spec.adapter,
+            "reward model": spec.reward and spec.reward.model,
+        }
+        return {name: part.uri for name, part in parts.items() if part and part.uri}
 
     @property
     def changes(self) -> list[Change]:

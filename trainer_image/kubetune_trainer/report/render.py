@@ -5,6 +5,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from kubetune_trainer.log import duration
 from kubetune_trainer.report.chart import curve_chart
 from kubetune_trainer.report.facts import Facts
+from kubetune_trainer.report.settings import settings
+from kubetune_trainer.report.words import beginning, counted
 
 
 def render(template: str, facts: Facts) -> str:
@@ -17,6 +19,11 @@ def render(template: str, facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["duration"] = duration
+    environment.filters |= {
+        "duration": duration,
+        "counted": counted,
+        "beginning": beginning,
+        "settings": settings,
+    }
     environment.globals["chart"] = curve_chart
     return environment.get_template(template).render(f=facts)
