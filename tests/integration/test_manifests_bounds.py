@@ -66,7 +66,14 @@ LARGEST: dict[str, Any] = {
         "lora": {"targetModules": [name(n, 253) for n in range(64)]},
         "data": {
             "sources": [
-                {"name": name(n), "uri": REMOTE, "format": "text", "secretRef": SECRET} for n in range(64)
+                {
+                    "name": name(n),
+                    "uri": REMOTE,
+                    "format": "sharegpt",
+                    "fields": dict.fromkeys(("conversations", "system", "tools"), "f" * 63),
+                    "secretRef": SECRET,
+                }
+                for n in range(64)
             ]
         },
         "evaluation": {"samplePrompts": ["p" * 1024] * 8},

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.lmeval import LmEval
-from kubetune.api.meta import SET_LIST, Block, Check, map_list, rules
+from kubetune.api.meta import SET_LIST, Block, Check, cel, map_list, rules
 from kubetune.api.source import SECRET_GOES_WITH_REMOTE, DataUri, PartName, SecretRef
 
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -67,10 +67,38 @@ class PretrainData(Block):
     """What is held out."""
 
 
+Fields = Annotated[dict[str, Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=16)]
+FIELDS: dict[Format, tuple[str, ...]] = {
+    "alpaca": ("instruction", "input", "output"),
+    "dolly": ("instruction", "context", "response"),
+    "flan": ("inputs", "targets"),
+    "messages": ("messages", "tools"),
+    "sharegpt": ("conversations", "system", "tools"),
+    "prompt-completion": ("prompt", "completion"),
+    "text": ("text",),
+    "preference": ("prompt", "chosen", "rejected", "conversations", "system", "tools"),
+    "classification": ("text", "text_pair", "label"),
+    "prompts": ("prompt", "answer"),
+}
+"""What the fields of a record are called, by its format."""
+
+
+def _of_the_format() -> dict[str, str]:
+    """A source renames fields of its format alone."""
+    *some, (_, others) = FIELDS.items()
+    cases = "".join(f"self.format == '{form}' ? {[*names]} : " for form, names in some)
+    told = "; ".join(f"of {form} {', '.join(names)}" for form, names in FIELDS.items())
+    return cel(
+        f"!has(self.fields) || self.fields.all(name, name in ({cases}{[*others]}))",
+        f"each format has fields of its own, {told}: name these, and for each the record's own field",
+        field_path=".fields",
+    )
+
+
 class FineTuneSource(Block):
     """One set of examples."""
 
-    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
+    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE, _of_the_format()))
 
     name: PartName
     """Name in reports."""
@@ -82,12 +110,16 @@ class FineTuneSource(Block):
     """Credentials for https://, s3:// and hf://."""
     format: Format
     """Shape of a record: alpaca {instruction, input?, output}; dolly {instruction, context?, response}; flan
-    {inputs, targets}; messages {messages: [{role, content}]}; sharegpt {conversations: [{from, value}],
-    system?}; prompt-completion {prompt, completion}; text {text}; preference {prompt, chosen, rejected}, all
-    strings, or lists of messages of which chosen and rejected hold one of the assistant; classification
-    {text, text_pair?, label}, the label a string or an integer; prompts {prompt, answer?}, the prompt a
-    string or a list of messages, the answer a string that reward functions compare with. alpaca, dolly, flan,
-    messages and sharegpt go through the chat template."""
+    {inputs, targets}; messages {messages: [{role, content, tool_calls?, ...}], tools?}; sharegpt
+    {conversations: [{from, value}], system?, tools?}; prompt-completion {prompt, completion}; text {text};
+    preference {prompt, chosen, rejected}, all strings, or chosen and rejected lists of messages, the prompt a
+    list, a string or what both begin with, or {conversations, chosen, rejected} as of sharegpt;
+    classification {text, text_pair?, label}, the label a string or an integer; prompts {prompt, answer?}, the
+    prompt a string or a list of messages, the answer a string or a number that reward functions compare with.
+    What has messages or turns, alpaca, dolly and flan go through the chat template."""
+    fields: Fields | None = None
+    """Where records call a field otherwise than their format does: its name in the format, and its name in
+    the records, as {text: sentence}."""
     weight: Weight = 1.0
     """How often a record is seen in one epoch, relative to the other sources; the largest weight means
     once. In stage domain the share of tokens seen, relative to the other weights."""
@@ -103,8 +135,8 @@ class FineTuneData(Block):
     ]
     """Sets of examples and their weights."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Longest example in tokens; longer ones are cut and counted. Of stage domain tokens per training
-    sequence: a document goes on in the next one."""
+    """Longest example in tokens; longer ones are cut and counted, and left out where no answer remains. Of
+    stage domain tokens per training sequence: a document goes on in the next one."""
     packing: bool = True
     """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
     texts of format classification, and prompts are never packed."""
@@ -115,7 +147,8 @@ class FineTuneData(Block):
         Field(min_length=2, max_length=1000, json_schema_extra=SET_LIST),
     ] = None
     """The classes of stage classification, in the order of the model's outputs; other labels in the data are
-    an error. Default: those found in the sources, sorted."""
+    an error, except numbers from 0 on for classes that have names. Default: those found in the sources,
+    sorted."""
     validation: Validation = Validation(fraction=0.1)
     """What is held out for the evaluation; nothing where evaluation.data is set."""
 
@@ -123,7 +156,7 @@ class FineTuneData(Block):
 class EvaluationData(Block):
     """A data set of its own for the evaluation."""
 
-    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
+    model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE, _of_the_format()))
 
     uri: DataUri
     """A file, a folder or a glob, as of data.sources."""
@@ -131,6 +164,8 @@ class EvaluationData(Block):
     """Credentials for https://, s3:// and hf://."""
     format: Format
     """Shape of a record."""
+    fields: Fields | None = None
+    """As of data.sources."""
 
 
 class Evaluation(Block):

@@ -107,6 +107,8 @@ class DataStatus(Block):
     """Tokens in the training part."""
     truncated: int = 0
     """Examples that were cut to sequenceLength."""
+    dropped: int = 0
+    """Examples left out, since sequenceLength leaves no room for their answers."""
 
 
 class Sample(Block):

@@ -89,6 +89,8 @@ class RunSource(Block):
     """As in the job."""
     text_field: str = "text"
     """Field that holds the text (format text)."""
+    fields: dict[str, str] | None = None
+    """By the names that the format uses the record's own, of fields that it calls otherwise."""
 
 
 class RunData(Block):

@@ -38,8 +38,8 @@ class Optimisation(Block):
     """Arithmetic of the forward pass; trained weights are kept in fp32. auto: bf16 where the hardware has
     it."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of initialisation, shuffling and dropout. The same seed gives the same weights on the same
-    hardware."""
+    """Seed of initialisation, shuffling and dropout. On CPUs the same seed gives the same weights on the same
+    hardware; on GPUs nearly so, since some of their sums have no fixed order."""
 
 
 _WHOLE_STEPS = cel(

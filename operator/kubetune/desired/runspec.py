@@ -121,7 +121,7 @@ def run_spec(
         model=base,
         data=RunData(
             sources=[
-                source(s.name, s.uri, s.format, s.secret_ref, weight=s.weight)
+                source(s.name, s.uri, s.format, s.secret_ref, weight=s.weight, fields=s.fields)
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
@@ -166,6 +166,7 @@ def source(
     *,
     weight: float = 1.0,
     text_field: str = "text",
+    fields: Mapping[str, str] | None = None,
     place: str = "data",
 ) -> RunSource:
     """A part of the data, as it lies in the pod.
@@ -177,9 +178,13 @@ def source(
         secret_ref: credentials of a remote source.
         weight: as in the job.
         text_field: as in the job.
+        fields: as in the job; that of format text is the text field.
         place: folder for the links of remote sources.
     """
     path, root = _in_pod(uri, f"{place}/{name}")
+    renamed = dict(fields or {})
+    if format == "text":
+        text_field = renamed.pop("text", text_field)
     return RunSource(
         name=name,
         uri=uri,
@@ -189,12 +194,16 @@ def source(
         format=format,
         weight=weight,
         text_field=text_field,
+        fields=renamed or None,
     )
 
 
 def evaluation_source(measured: EvaluationData) -> RunSource:
     """The evaluation's own data, apart from the others: one of them may have the same name."""
-    return source("evaluation", measured.uri, measured.format, measured.secret_ref, place="held-out")
+    return source(
+        "evaluation", measured.uri, measured.format, measured.secret_ref, place="held-out",
+        fields=measured.fields,
+    )  # fmt: skip
 
 
 def base_model(uri: str, digest: str | None, secret_ref: SecretRef | None = None) -> RunModel:

@@ -38,7 +38,7 @@ def read_examples(source: RunSource, stop: Stop) -> Iterator[tuple[Record, Examp
     """
     for record in read_records(source):
         stop.check()
-        example = to_example(record, source.format, source.text_field)
+        example = to_example(record, source.format, source.text_field, source.fields)
         if example is not None:
             try:
                 number = content_hash(example)
@@ -59,23 +59,36 @@ def require(count: int, source: RunSource) -> None:
         raise DataError(f"source {source.name}: {source.uri} holds no text: add data or set its weight to 0")
 
 
-def require_each(sources: Sequence[RunSource], left: NDArray[np.int64]) -> None:
+def require_each(
+    sources: Sequence[RunSource],
+    of_source: NDArray[np.int64],
+    held: NDArray[np.bool_],
+    room: NDArray[np.bool_] | None = None,
+) -> None:
     """Refuse sources of which nothing is trained on.
 
     Args:
         sources: all of them.
-        left: source of each example that is trained on.
+        of_source: source of each example, [n].
+        held: whether it is kept out of the training, [n].
+        room: whether the sequence length leaves something of it to learn, [n]; None: of all of them.
 
     Raises:
-        DataError: one is not among them.
+        DataError: there is one.
     """
+    kept = ~held if room is None else ~held & room
     for i, source in enumerate(sources):
-        if not np.any(left == i):
-            raise DataError(
-                f"source {source.name}: no example is left to train on: all are held out (add data or lower "
-                "data.validation.fraction), all are in evaluation.data, too (name other data), or no answer "
-                "fits data.sequenceLength (raise it)"
+        mine = of_source == i
+        if kept[mine].any():
+            continue
+        if held[mine].all():
+            why = (
+                "all are held out or in evaluation.data, too: add data, name other data there, or lower "
+                "data.validation.fraction"
             )
+        else:
+            why = "data.sequenceLength leaves no room for their answers: raise it or shorten the prompts"
+        raise DataError(f"source {source.name}: of {mine.sum():,} examples none is left to train on: {why}")
 
 
 def facts_of(

@@ -2,29 +2,18 @@
 function."""
 
 import hashlib
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kubetune.api.data import Format
+from kubetune_trainer.data import sides
+from kubetune_trainer.data.fields import Fields, kind
 from kubetune_trainer.data.read import Record
-
-ROLES = ("system", "user", "assistant")
-_SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-}
-"""ShareGPT's names of the roles."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
+from kubetune_trainer.data.turns import Message as Message
+from kubetune_trainer.data.turns import alike, messages_of, shared_turns, tools_of
+from kubetune_trainer.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +21,8 @@ class Conversation:
     """Turns, the last one the assistant's. Rendered by the tokenizer's chat template."""
 
     messages: tuple[Message, ...]
+    tools: str = ""
+    """Functions that the assistant may call, for the template, as a JSON list. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +69,26 @@ class Prompt:
 Example = Conversation | Completion | Text | Preference | Labelled | Prompt
 
 
-def to_example(record: Record, form: Format, text_field: str = "text") -> Example | None:
+def to_example(
+    record: Record, form: Format, text_field: str = "text", fields: Mapping[str, str] | None = None
+) -> Example | None:
     """The example that a record holds; None for an empty text.
+
+    Args:
+        record: the record.
+        form: its format.
+        text_field: its field with the text, of format text.
+        fields: by the names that the format uses the record's own, of fields that it calls otherwise.
 
     Raises:
         DataError: the record has not the shape of its format; names file and line.
     """
-    if form == "text":
-        text = _string(record, text_field, form)
-        return Text(text) if text.strip() else None
-    return _SHAPES[form](record)
+    names = ({"text": text_field} if form == "text" else {}) | dict(fields or {})
+    with record.named():
+        try:
+            return _SHAPES[form](Fields(record.data, names))
+        except RecursionError as error:
+            raise DataError("is nested too deep: remove the record") from error
 
 
 def content_hash(example: Example) -> int:
@@ -98,8 +99,9 @@ def content_hash(example: Example) -> int:
 
 def _parts(example: Example) -> list[str]:
     match example:
-        case Conversation(messages):
-            return [part for m in messages for part in (m.role, m.content)]
+        case Conversation(messages, tools):
+            turns = [part for m in messages for part in (m.role, m.content, *_known(m.more))]
+            return [*turns, *_known(tools)]
         case Completion(prompt, completion):
             return [prompt, completion]
         case Text(text):
@@ -112,142 +114,146 @@ def _parts(example: Example) -> list[str]:
             return [asked] if isinstance(asked, str) else _parts(Conversation(asked))
 
 
-def _alpaca(record: Record) -> Example:
-    return _instruction(record, "alpaca", extra="input", answer="output")
+def _known(text: str) -> list[str]:
+    return [alike(text)] if text else []
 
 
-def _dolly(record: Record) -> Example:
+def _text(fields: Fields) -> Example | None:
+    text = fields.string("text", "text")
+    return Text(text) if text.strip() else None
+
+
+def _alpaca(fields: Fields) -> Example:
+    return _instruction(fields, "alpaca", extra="input", answer="output")
+
+
+def _dolly(fields: Fields) -> Example:
     """databricks-dolly-15k."""
-    return _instruction(record, "dolly", extra="context", answer="response")
+    return _instruction(fields, "dolly", extra="context", answer="response")
 
 
-def _instruction(record: Record, form: str, extra: str, answer: str) -> Conversation:
+def _instruction(fields: Fields, form: str, extra: str, answer: str) -> Conversation:
     """What to do, perhaps with something to do it on, in a field of its own."""
-    instruction, more = _string(record, "instruction", form), _string(record, extra, form, optional=True)
+    instruction, more = fields.string("instruction", form), fields.string(extra, form, optional=True)
     user = f"{instruction}\n\n{more}" if more else instruction
-    return Conversation((Message("user", user), Message("assistant", _string(record, answer, form))))
+    return Conversation((Message("user", user), Message("assistant", fields.string(answer, form))))
 
 
-def _messages(record: Record) -> Example:
-    entries = record.data.get("messages")
-    if not isinstance(entries, list) or not entries:
-        raise record.error('format messages needs "messages": [{"role": ..., "content": ...}, ...]')
-    return _conversation(record, _turns(record, entries, "message"))
-
-
-def _conversation(record: Record, turns: list[Message]) -> Conversation:
-    """The turns up to the last answer."""
-    while turns and turns[-1].role != "assistant":
-        turns.pop()  # nothing is learned from what no answer follows
-    if not turns:
-        raise record.error("there is no message of the assistant to learn from: add one or remove the record")
-    return Conversation(tuple(turns))
-
-
-def _turns(record: Record, entries: list[object], what: str) -> list[Message]:
-    turns = []
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise record.error(f"{what} {number} must be an object with role and content, content a string")
-        if entry.get("role") not in ROLES:
-            raise record.error(f"{what} {number} has role {entry.get('role')!r}: use {', '.join(ROLES)}")
-        turns.append(Message(entry["role"], entry["content"]))
-    return turns
-
-
-def _preference(record: Record) -> Example:
-    fields = [record.data.get(name) for name in ("prompt", "chosen", "rejected")]
-    if all(isinstance(value, str) for value in fields):
-        prompt, chosen, rejected = (str(value) for value in fields)
-        example = Preference(Completion(prompt, chosen), Completion(prompt, rejected))
-    elif all(isinstance(value, list) for value in fields):
-        asked = _turns(record, record.data["prompt"], "message of 'prompt'")
-        sides = []
-        for name in ("chosen", "rejected"):
-            said = _turns(record, record.data[name], f"message of {name!r}")
-            if [m.role for m in said] != ["assistant"]:
-                raise record.error(f"{name!r} must be one message of the assistant")
-            sides.append(Conversation((*asked, *said)))
-        example = Preference(*sides)
-    else:
-        raise record.error(
-            'format preference needs "prompt", "chosen" and "rejected", all of them strings or all of them '
-            "lists of messages"
-        )
-    if example.chosen == example.rejected:
-        raise record.error("'chosen' and 'rejected' are equal: nothing is preferred; remove the record")
-    return example
-
-
-def _flan(record: Record) -> Example:
+def _flan(fields: Fields) -> Example:
     """The FLAN collection."""
-    asked, answer = _string(record, "inputs", "flan"), _string(record, "targets", "flan")
+    asked, answer = fields.string("inputs", "flan"), fields.string("targets", "flan")
     return Conversation((Message("user", asked), Message("assistant", answer)))
 
 
-def _sharegpt(record: Record) -> Example:
-    """Vicuna's export of ShareGPT."""
-    entries = record.data.get("conversations")
-    if not isinstance(entries, list) or not entries:
-        raise record.error('format sharegpt needs "conversations": [{"from": ..., "value": ...}, ...]')
-    turns: list[Message] = []
-    if system := _string(record, "system", "sharegpt", optional=True):
-        turns.append(Message("system", system))
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
-            raise record.error(f"turn {number} must be an object with from and value, value a string")
-        speaker = entry.get("from")
-        if not isinstance(speaker, str) or speaker not in _SPEAKERS:
-            raise record.error(f"turn {number} is from {speaker!r}: use {', '.join(_SPEAKERS)}")
-        turns.append(Message(_SPEAKERS[speaker], entry["value"]))
-    return _conversation(record, turns)
-
-
-def _prompt_completion(record: Record) -> Example:
+def _prompt_completion(fields: Fields) -> Example:
     form = "prompt-completion"
-    return Completion(_string(record, "prompt", form), _string(record, "completion", form))
+    return Completion(fields.string("prompt", form), fields.string("completion", form))
 
 
-def _classification(record: Record) -> Example:
+def _messages(fields: Fields) -> Example:
+    entries = fields.filled("messages", "messages", '{"role": ..., "content": ...}')
+    return _conversation(messages_of(entries, "message"), tools_of(fields))
+
+
+def _sharegpt(fields: Fields) -> Example:
+    """Vicuna's export of ShareGPT."""
+    return _conversation(shared_turns(fields, "sharegpt"), tools_of(fields))
+
+
+def _conversation(turns: list[Message], tools: str) -> Conversation:
+    """The turns from the first question to the last answer."""
+    while turns and turns[-1].role != "assistant":
+        turns.pop()  # nothing is learned from what no answer follows
+    asked = next((i for i, m in enumerate(turns) if m.role == "user"), None)
+    if asked is None:
+        raise DataError(
+            "there is no message of the assistant to learn from, one that answers the user: add one or "
+            "remove the record"
+        )
+    # Of a conversation whose beginning was cut off, nobody knows what the first answers answer.
+    opening = [m for m in turns[:asked] if m.role in ("system", "developer")]
+    return Conversation((*opening, *turns[asked:]), tools)
+
+
+def _preference(fields: Fields) -> Example:
+    prompt, chosen, rejected = (fields.get(name) for name in ("prompt", "chosen", "rejected"))
+    asked, better, worse = (fields.called(name) for name in ("prompt", "chosen", "rejected"))
+    given = (type(chosen), type(rejected))
+    if given == (str, str) and prompt is None:
+        raise DataError(
+            f"field {asked!r} is missing: move there what {better!r} and {worse!r} both begin with"
+        )
+    if given == (str, str) and isinstance(prompt, str):
+        example = Preference(Completion(prompt, chosen), Completion(prompt, rejected))
+    elif given == (list, list) and isinstance(prompt, list | str | None):
+        example = _talks(sides.of_lists(fields, prompt), tools_of(fields))
+    elif given == (dict, dict):
+        example = _talks(sides.of_turns(fields), tools_of(fields))
+    else:
+        raise DataError(
+            f'format preference needs "{asked}", "{better}" and "{worse}", all of them strings or all of '
+            "them lists of messages; to lists the prompt may also be a string, or what both begin with; or "
+            f'"{fields.called("conversations")}" and two objects {{"from": ..., "value": ...}}'
+        )
+    if example.chosen == example.rejected:
+        raise DataError(f"{better!r} and {worse!r} are equal: nothing is preferred; remove the record")
+    return example
+
+
+def _talks(found: sides.Sides, tools: str) -> Preference:
+    return Preference(*(Conversation(tuple(turns), tools) for turns in found))
+
+
+def _classification(fields: Fields) -> Example:
     form = "classification"
-    text = _string(record, "text", form)
-    pair = _string(record, "text_pair", form) if record.data.get("text_pair") is not None else None
+    text = fields.string("text", form)
+    pair = fields.string("text_pair", form) if fields.get("text_pair") is not None else None
     if not text.strip():
-        raise record.error("field 'text' is empty: there is nothing to classify; remove the record")
-    label = record.data.get("label")
+        raise DataError(
+            f"field {fields.called('text')!r} is empty: there is nothing to classify; remove the record"
+        )
+    label = fields.get("label")
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)  # pandas writes integers so, once one is missing
     if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
         problem = "is missing" if label is None else "is empty" if label == "" else f"is {label!r}"
-        raise record.error(f"field 'label' {problem}; format {form} needs it to be a string or an integer")
+        raise DataError(
+            f"field {fields.called('label')!r} {problem}; format {form} needs it to be a string or an integer"
+        )
     return Labelled(text, pair, str(label))
 
 
-def _prompts(record: Record) -> Example:
-    asked, answer = record.data.get("prompt"), record.data.get("answer")
-    if not (answer is None or isinstance(answer, str)):
-        raise record.error(f"field 'answer' is a {type(answer).__name__}; format prompts needs a string")
+def _prompts(fields: Fields) -> Example:
+    own = fields.called("prompt")
+    if tools_of(fields):
+        raise DataError("format prompts knows no tools: remove the field or the record")
+    asked, answer = fields.get("prompt"), _right(fields)
     if isinstance(asked, str) and asked.strip():
         return Prompt(asked, answer)
     if isinstance(asked, list) and asked:
-        turns = _turns(record, asked, "message of 'prompt'")
+        turns = messages_of(asked, f"message of {own!r}")
         if turns[-1].role == "assistant":
-            raise record.error(
-                "'prompt' ends with the assistant's words: remove them, the model is to answer"
-            )
+            raise DataError(f"{own!r} ends with the assistant's words: remove them, the model is to answer")
         return Prompt(tuple(turns), answer)
-    raise record.error("format prompts needs 'prompt', a string or a list of messages that is not empty")
+    if asked == [] or isinstance(asked, str):
+        raise DataError(f"{own!r} is empty: a prompt is needed, which the model answers; remove the record")
+    raise DataError(f"format prompts needs {own!r}, a string or a list of messages that is not empty")
 
 
-def _string(record: Record, field: str, form: str, *, optional: bool = False) -> str:
-    value = record.data.get(field)
-    if value is None and optional:
-        return ""
-    if not isinstance(value, str):
-        problem = "is missing" if value is None else f"is a {type(value).__name__}"
-        raise record.error(f"field {field!r} {problem}; format {form} needs it to be a string")
-    return value
+def _right(fields: Fields) -> str | None:
+    """The right answer to a prompt, a number as JSON writes it."""
+    answer = fields.get("answer")
+    if answer is None or isinstance(answer, str):
+        return answer
+    if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
+        return json.dumps(answer)
+    problem = answer if isinstance(answer, float) else kind(answer)
+    raise DataError(
+        f"field {fields.called('answer')!r} is {problem}; format prompts needs it to be a string or a number"
+    )
 
 
-_SHAPES: dict[str, Callable[[Record], Example]] = {
+_SHAPES: dict[str, Callable[[Fields], Example | None]] = {
     "alpaca": _alpaca,
     "classification": _classification,
     "dolly": _dolly,
@@ -256,5 +262,6 @@ _SHAPES: dict[str, Callable[[Record], Example]] = {
     "preference": _preference,
     "prompts": _prompts,
     "sharegpt": _sharegpt,
+    "text": _text,
     "prompt-completion": _prompt_completion,
 }

@@ -1,0 +1,59 @@
+"""The fields of a record, by the names that its format uses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubetune_trainer.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a record holds, by the names that its format uses."""
+
+    data: Mapping[str, Any]
+    names: Mapping[str, str]
+    """The record's own names of fields that it calls otherwise."""
+
+    def called(self, name: str) -> str:
+        """The record's own name of a field."""
+        return self.names.get(name, name)
+
+    def get(self, name: str) -> Any:
+        """What a field holds; None if it is not there."""
+        return self.data.get(self.called(name))
+
+    def string(self, name: str, form: str, *, optional: bool = False) -> str:
+        """What a field holds, which must be a string."""
+        value = self.get(name)
+        if value is None and optional:
+            return ""
+        if not isinstance(value, str):
+            problem = "is missing" if value is None else f"is {kind(value)}"
+            raise DataError(f"field {self.called(name)!r} {problem}; format {form} needs it to be a string")
+        return value
+
+    def filled(self, name: str, form: str, item: str) -> list[object]:
+        """What a field holds, which must be a list with something in it."""
+        value = self.get(name)
+        if not isinstance(value, list) or not value:
+            raise DataError(f'format {form} needs "{self.called(name)}": [{item}, ...]')
+        return value
+
+
+def kind(value: object) -> str:
+    """What a value is, in JSON's words."""
+    for types, name in _KINDS:
+        if isinstance(value, types):
+            return name
+    return f"of type {type(value).__name__}"  # of a table: a date, bytes
+
+
+_KINDS: list[tuple[type | tuple[type, ...], str]] = [
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "a string"),
+    (list, "a list"),
+    (dict, "an object"),
+    (type(None), "null"),
+]

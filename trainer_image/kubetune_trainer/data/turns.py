@@ -1,0 +1,192 @@
+"""Turns of a conversation as records write them: OpenAI's messages, ShareGPT's turns, and the functions that
+the assistant may call."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubetune_trainer.data.fields import Fields, kind
+from kubetune_trainer.errors import DataError
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+_CALL = "function_call"
+_SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    _CALL: "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+"""ShareGPT's names of the roles, and what others added."""
+_STRINGS = ("name", "reasoning_content", "thinking", "tool_call_id")
+"""What a message may hold beside its content and tool calls; templates know it by these names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    more: str = ""
+    """What else the chat template is given, as a JSON object: tool calls, a name. Empty: nothing."""
+
+
+def messages_of(entries: list[object], what: str) -> list[Message]:
+    """The turns of a list of messages.
+
+    Raises:
+        DataError: one is none, or holds what is not understood.
+    """
+    return [_message(entry, f"{what} {number}") for number, entry in enumerate(entries, 1)]
+
+
+def shared_turns(fields: Fields, form: str) -> list[Message]:
+    """The turns of a ShareGPT conversation; what the system says may stand in a field of its own.
+
+    Raises:
+        DataError: one is none, or is from somebody unknown.
+    """
+    entries = fields.filled("conversations", form, '{"from": ..., "value": ...}')
+    turns = [turn_of(entry, f"turn {number}") for number, entry in enumerate(entries, 1)]
+    system = fields.string("system", form, optional=True)
+    return [Message("system", system), *turns] if system else turns
+
+
+def turn_of(entry: object, what: str) -> Message:
+    """One turn of ShareGPT; see `shared_turns`."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
+        raise DataError(f"{what} must be an object with from and value, value a string")
+    speaker, value = entry.get("from"), entry["value"]
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
+        raise DataError(f"{what} is from {speaker!r}: use {', '.join(_SPEAKERS)}")
+    if speaker != _CALL:
+        return Message(_SPEAKERS[speaker], value)
+    call = _parsed(value, f"the value of {what}")
+    if not isinstance(call, dict) or not call.keys() >= {"name", "arguments"}:
+        raise DataError(f'{what} is a {_CALL}: its value must be JSON {{"name": ..., "arguments": {{...}}}}')
+    return Message("assistant", "", _text({"tool_calls": [_call(call, what)]}, what))
+
+
+def tools_of(fields: Fields) -> str:
+    """Functions that the assistant may call, given as a list or as the JSON of one; see `Conversation`.
+
+    Raises:
+        DataError: it is something else.
+    """
+    value, what = fields.get("tools"), f"field {fields.called('tools')!r}"
+    if isinstance(value, str):
+        value = _parsed(value, what) if value.strip() else None
+    if value is None or value == []:
+        return ""
+    if not isinstance(value, list):
+        raise DataError(f"{what} is {kind(value)}; it must be a list of functions, or its JSON")
+    return _text([_function(tool, f"function {n} of {what}") for n, tool in enumerate(value, 1)], what)
+
+
+def alike(text: str) -> str:
+    """JSON text in which the order of keys tells nothing."""
+    return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False)
+
+
+def _message(entry: object, what: str) -> Message:
+    if not isinstance(entry, dict):
+        raise DataError(f"{what} must be an object with role and content")
+    role = entry.get("role")
+    if role not in ROLES:
+        raise DataError(f"{what} has role {role!r}: use {', '.join(ROLES)}")
+    more: dict[str, Any] = {}
+    for name in _STRINGS:
+        value = entry.get(name)
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"{what}: {name} is {kind(value)}; it must be a string")
+        if value is not None:
+            more[name] = value
+    if entry.get("function_call") is not None:
+        raise DataError(f"{what} has a function_call: write it as tool_calls")
+    calls = entry.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        raise DataError(f"{what}: tool_calls is {kind(calls)}; it must be a list")
+    if calls:
+        if role != "assistant":
+            raise DataError(f"{what} has tool_calls, but role {role}: only the assistant calls tools")
+        more["tool_calls"] = [_call(call, f"tool call {n} of {what}") for n, call in enumerate(calls, 1)]
+    content = entry.get("content")
+    if not (content is None and calls):
+        content = _content(content, what)
+    return Message(str(role), content or "", _text(more, what) if more else "")
+
+
+def _content(value: object, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise DataError(
+            f"{what} must be an object with role and content, content a string or a list of text parts"
+        )
+    texts = []
+    for part in value:
+        shown = part.get("type") if isinstance(part, dict) else part
+        if shown != "text":
+            raise DataError(
+                f"{what} has a part {shown!r} in its content, but only text is trained on: remove the part "
+                "or the record"
+            )
+        if not isinstance(part.get("text"), str):
+            raise DataError(f'{what}: a part of its content must be {{"type": "text", "text": "..."}}')
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _call(call: object, what: str) -> dict[str, Any]:
+    """A call of a function, its arguments an object: templates write their JSON themselves."""
+    wrapped = _function(call, what)
+    arguments = wrapped["function"].get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, f"the string of arguments of {what}")
+    if not isinstance(arguments, dict):
+        raise DataError(f"{what}: arguments is {kind(arguments)}; it must be an object, or the JSON of one")
+    return wrapped | {"function": wrapped["function"] | {"arguments": arguments}}
+
+
+def _function(value: object, what: str) -> dict[str, Any]:
+    """{"type": "function", "function": {"name": ..., ...}}, also where only the inner object is given."""
+    value = _without_nulls(value)
+    if isinstance(value, dict) and value.get("type", "function") == "function":
+        inner = {name: held for name, held in value.items() if name != "type"}
+        function = value.get("function", inner)
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            return {"type": "function"} | (value if "function" in value else {"function": inner})
+    raise DataError(f'{what} must be {{"type": "function", "function": {{"name": ..., ...}}}}')
+
+
+def _without_nulls(value: object) -> Any:
+    """Without members that are null: a row of a table has every member that any other row has."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{what} is not JSON ({error.msg} at character {error.pos}): mend it") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{what} cannot be read ({error}): mend it") from error
+
+
+def _text(value: object, what: str) -> str:
+    """As JSON. Objects keep the order of the record, in which the model reads and writes them."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:  # of a table: a date, bytes
+        raise DataError(f"{what} holds what JSON has no word for ({error}): write it as a string") from error
