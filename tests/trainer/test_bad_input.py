@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import RunModel, RunOutput, RunSpec
@@ -31,6 +33,15 @@ def leading_out(tmp: Path, spec: RunSpec) -> RunSpec:
     (tmp / "volume/link").symlink_to(tmp / "elsewhere")
     output = RunOutput(uri="pvc://out/link/x", path=str(tmp / "volume/link/x"))
     return spec.model_copy(update={"output": output})
+
+
+def refusing(tmp: Path, base: Path) -> Path:
+    """A base whose chat template refuses one conversation."""
+    shutil.copytree(base, tmp / "strict")
+    when = "{% if messages | map(attribute='content') | list == ['q'] %}"
+    template = when + "{{ raise_exception('no system') }}{% endif %}"
+    (tmp / "strict/chat_template.jinja").write_text(template + (base / "chat_template.jinja").read_text())
+    return tmp / "strict"
 
 
 GOOD = [{"instruction": f"q{i}", "output": f"a{i}"} for i in range(20)]
@@ -65,17 +76,34 @@ CASES = {
     ),
     "all examples held out": (
         lambda t, b: finetune(t, b, *GOOD, held_out=0.999999),
-        (11, "no example is left to train on"),
+        (11, "of 20 examples none is left to train on: all are held out"),
     ),
     "all examples measured": (
         lambda t, b: finetune(
             t, b, *GOOD, evaluation_source=source(write_jsonl(t / "y.jsonl", list(GOOD)), "alpaca")
         ),
-        (11, "all are in evaluation.data, too (name other data)"),
+        (11, "none is left to train on: all are held out or in evaluation.data, too"),
     ),
     "no answer fits": (
         lambda t, b: finetune(t, b, *GOOD, length=8),
-        (11, "no answer fits data.sequenceLength (raise it)"),
+        (11, "none is left to train on: data.sequenceLength leaves no room for their answers: raise it"),
+    ),
+    "no answer to measure fits": (
+        lambda t, b: finetune(
+            t,
+            b,
+            *GOOD,
+            evaluation_source=source(
+                write_jsonl(t / "y.jsonl", [{"instruction": "q " * 60, "output": "a"}]), "alpaca"
+            ),
+        ),
+        (11, "evaluation.data: data.sequenceLength 48 leaves no room for any answer: raise it"),
+    ),
+    "a sample prompt that the template refuses": (
+        lambda t, b: finetune(
+            t, refusing(t, b), *GOOD, evaluation=Evaluation(sample_prompts=["q"], max_new_tokens=4)
+        ),
+        (10, "evaluation.samplePrompts: the base model's chat template refuses the conversation: no system"),
     ),
     "unknown model type": (
         lambda t, b: pretrain(t, b, *TEXTS, config={"model_type": "lama"}),

@@ -74,7 +74,7 @@ BAD = {
     "another version": ("clm", None, "sha256:" + "0" * 64, 15, "the base model has digest sha256:"),
     "no mask token": ("mlm", None, None, 10, "has no mask_token and no cls_token and no sep_token"),
     "no head": ("mlm", BertModel, None, 10, "hold no weights for cls.predictions"),
-    "no end token": ("clm", BertForMaskedLM, None, 10, "has no eos_token"),
+    "an encoder": ("clm", BertForMaskedLM, None, 10, "stage pretrain needs a causal language model"),
     "too long": ("mlm", BertForMaskedLM, None, 10, "exceeds the model's context of 64: lower data.sequence"),
 }
 

@@ -91,6 +91,26 @@ def test_the_dtype_is_that_of_the_base(
     assert all("_proj" in name for name in changed), "what has no adapter stays as it is, to the bit"
 
 
+def test_each_tensor_stays_in_its_own_dtype(run: Run, base: Path, corpus: Path, tmp_path: Path):
+    """As of bases whose norms are in fp32, with numbers that 16 bits do not hold; their files in a folder."""
+    published = narrow(base, tmp_path / "base", torch.bfloat16)
+    there = load_file(published / "model.safetensors")
+    for name in [n for n in there if "norm" in n]:
+        there[name] = there[name].float() + 1e-6
+    (published / "model.safetensors").unlink()
+    (published / "parts").mkdir()
+    save_file(there, published / "parts/one.safetensors", metadata={"format": "pt"})
+    shards = {"metadata": {}, "weight_map": dict.fromkeys(there, "parts/one.safetensors")}
+    (published / "model.safetensors.index.json").write_text(json.dumps(shards))
+    ended = run(spec_of(tmp_path / "out", published, corpus))
+    assert ended.code == 0, ended.out
+    artifact = tmp_path / "out/artifact"
+    merged = load_file(artifact / "model.safetensors")
+    assert {n: t.dtype for n, t in merged.items()} == {n: t.dtype for n, t in there.items()}
+    assert {n for n in there if "_proj" in n} == {n for n in there if not torch.equal(there[n], merged[n])}
+    assert json.loads((artifact / "config.json").read_text())["dtype"] == "bfloat16"
+
+
 def test_another_job_starts_from_it(run: Run, base: Path, corpus: Path, tmp_path: Path):
     first = run(spec_of(tmp_path / "first", base, corpus))
     assert first.code == 0, first.out

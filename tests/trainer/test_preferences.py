@@ -161,8 +161,6 @@ BAD = {
     "mixed": (PAIR | {"chosen": SAID}, "all of them strings or all of them lists of messages"),
     "a number": (PAIR | {"chosen": 3}, "all of them strings"),
     "equal": (PAIR | {"rejected": "good one"}, "'chosen' and 'rejected' are equal: nothing is preferred"),
-    "no answer fits": (FAR, "nothing of 'chosen' fits data.sequenceLength 48: raise it or shorten"),
-    "equal once cut": (SAME, "are the same 48 tokens as far as data.sequenceLength 48 reaches"),
     "not the assistant": (
         {"prompt": ASKED, "chosen": SAID, "rejected": ASKED},
         "'rejected' must be one message of the assistant",
@@ -182,6 +180,24 @@ def test_bad_pairs_are_named(run: Run, base: Path, tmp_path: Path, case: str):
     assert ended.code == 11, ended.out
     assert ended.message.message.startswith("x.jsonl, line 2: ")
     assert message in ended.message.message
+
+
+def test_pairs_without_room_are_left_out_and_counted(run: Run, base: Path, corpus: Path, tmp_path: Path):
+    """One has no room for its answers, the other none for where they differ."""
+    pairs = [PAIR | {"prompt": f"a {i} "} for i in range(8)]
+    data = write_jsonl(tmp_path / "x.jsonl", [*pairs, FAR, SAME])
+    ended = run(finetune_spec(tmp_path / "out", base, source(data, "preference"), stage="dpo", held_out=0.0))
+    assert ended.code == 0, ended.out
+    assert ended.message.data
+    assert (ended.message.data.documents, ended.message.data.dropped) == (10, 2)
+    assert "2 of 10 examples are left out: data.sequenceLength 48 leaves no room" in ended.out
+    assert "nothing is held out, so nothing is measured" in ended.out
+    none = source(write_jsonl(tmp_path / "y.jsonl", [FAR, SAME]), "preference")
+    ended = run(finetune_spec(tmp_path / "none", base, none, stage="dpo"))
+    assert ended.code == 11, ended.out
+    assert (
+        "of 2 examples none is left to train on: data.sequenceLength leaves no room" in ended.message.message
+    )
 
 
 def test_an_adapter_of_a_reward_model_is_no_start(run: Run, base: Path, corpus: Path, tmp_path: Path):

@@ -50,6 +50,8 @@ class State:
     """(step, held-out loss)."""
     resumed: list[int] = field(default_factory=list)
     """Steps from which the run was resumed."""
+    learned: bool = False
+    """Whether any gradient was not zero."""
 
 
 class Checkpoints:

@@ -7,6 +7,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from kubetune.api.data import Evaluation
+from kubetune_trainer.data.encode import chat as by_template
+from kubetune_trainer.data.encode import prompt_tokens
+from kubetune_trainer.data.formats import Conversation, Message
+from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model import context_of, end_tokens, evaluating
 from kubetune_trainer.signals import Stop
@@ -39,15 +43,13 @@ def answers(
         model: the model.
         tokenizer: its tokenizer.
         prompts: text, and whether the tokenizer adds its special tokens. A prompt that leaves no room for the
-        answer
-            loses its beginning.
+            answer loses its beginning.
         limit: tokens of an answer at most.
         stop: looked at after each token.
     """
     context = context_of(model) or 1 << 30
     limit = min(limit, context - 1)
-    tokens = [list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text, special in prompts]
-    tokens = [(t or [tokenizer.eos_token_id])[-(context - limit) :] for t in tokens]
+    tokens = [prompt_tokens(text, special, tokenizer)[-(context - limit) :] for text, special in prompts]
     greedy = GenerationConfig(max_new_tokens=limit, do_sample=False)
     said = continuations(model, tokenizer, tokens, greedy, stop)
     return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
@@ -66,7 +68,8 @@ def continuations(
         model: the model.
         tokenizer: names the tokens that pad and end.
         prompts: tokens of each; prompts of like lengths are answered together.
-        config: how; pad and end tokens are filled in.
+        config: how; pad and end tokens are filled in. What the base recommends for chatting does not count:
+            other answers would come of it than are asked for here.
         stop: looked at after each token.
 
     Raises:
@@ -74,13 +77,24 @@ def continuations(
     """
     ends = end_tokens(model, tokenizer)
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, ends
+    usual, model.generation_config = model.generation_config, GenerationConfig(eos_token_id=ends)
+    try:
+        return _continued(model, prompts, config, stop)
+    finally:
+        model.generation_config = usual
+
+
+def _continued(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop: Stop | None
+) -> list[list[int]]:
+    ends: list[int] = config.eos_token_id
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with evaluating(model):
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             width = max(len(prompts[i]) for i in batch)
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+            ids = torch.full((len(batch), width), config.pad_token_id)
             mask = torch.zeros_like(ids)
             for row, i in enumerate(batch):
                 ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
@@ -109,8 +123,14 @@ def sample_answers(
 
 
 def prompt_of(text: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> tuple[str, bool]:
-    """A user's words as a prompt: a user message by the chat template, or as they are."""
+    """A user's words as a prompt: a user message by the chat template, or as they are.
+
+    Raises:
+        InvalidSpec: the template refuses them.
+    """
     if not chat:
         return text, True
-    turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)), False
+    try:
+        return by_template(Conversation((Message("user", text),)), 1, tokenizer, answer=True), False
+    except DataError as error:
+        raise InvalidSpec(f"evaluation.samplePrompts: {error}: remove them") from error

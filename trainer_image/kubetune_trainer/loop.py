@@ -173,6 +173,7 @@ class Loop:
                 )
         seconds = window.age
         state.seconds += seconds
+        state.learned |= any(norms)
         state.curve = thinned(state.curve, window.first, losses, self.total_steps)
         self.report(
             StepReport(

@@ -19,8 +19,15 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.model import evaluating
 from kubetune_trainer.runtime import Precision, autocast
 
-CHUNK_ELEMENTS = 1 << 20
-"""Logits held at a time: 4 MiB in fp32 on a CPU's cache, plenty for a GPU's matrix units."""
+CHUNK_ELEMENTS = {"cpu": 1 << 20}
+"""Logits held at a time, by kind of device: 4 MiB in fp32, which a CPU's cache holds."""
+CHUNK_ELSEWHERE = 1 << 27
+"""On a GPU 512 MiB: each chunk reads the whole head, which hundreds of positions make worth it."""
+
+
+def _positions(weight: torch.Tensor) -> int:
+    """How many positions go through a head [vocabulary, width] at a time."""
+    return max(1, CHUNK_ELEMENTS.get(weight.device.type, CHUNK_ELSEWHERE) // len(weight))
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -38,7 +45,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), step := max(1, CHUNK_ELEMENTS // len(weight))):
+        for start in range(0, len(targets), step := _positions(weight)):
             part = slice(start, start + step)
             h, t = hidden[part], targets[part, None]
             likelihood = _logits(h, narrow, bias).log_softmax(-1)
@@ -77,7 +84,7 @@ def log_probabilities(
     if head is None:
         return (hidden.float() / temperature).log_softmax(-1).gather(-1, targets[:, None]).flatten()
     weight = head.weight.to(hidden.dtype)
-    step = max(1, CHUNK_ELEMENTS // len(weight))
+    step = _positions(weight)
     parts = [
         checkpoint(
             _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step], temperature,
@@ -138,7 +145,7 @@ class LossModel(Wrapped):
         hidden, targets = self._trained(tokens, positions, labels)
         loss, correct = (torch.zeros((), dtype=torch.float64, device=hidden.device) for _ in range(2))
         head = self.model.get_output_embeddings()
-        for start in range(0, len(targets), step := max(1, CHUNK_ELEMENTS // len(head.weight))):
+        for start in range(0, len(targets), step := _positions(head.weight)):
             h, t = hidden[start : start + step], targets[start : start + step]
             if self._plain_head:
                 h = _logits(h, head.weight.to(h.dtype), head.bias)

@@ -17,6 +17,7 @@ from kubetune.api.runspec import RUN_SPEC_PATH, RunSpec
 from kubetune_trainer import termination
 from kubetune_trainer.errors import InvalidSpec, known
 from kubetune_trainer.log import banner_error, say
+from kubetune_trainer.reading import cause, panicked
 from kubetune_trainer.signals import Stop
 
 
@@ -57,7 +58,9 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
         finally:
             outcome.progress.close()
         return outcome.message(Reason.SUCCEEDED, f"the artifact is at {spec.output.uri}/artifact")
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not panicked(error):
+            raise
         reason, text = _judge(error)
         return (
             TerminationMessage(reason=reason, message=text)
@@ -77,9 +80,14 @@ def _read(path: Path) -> RunSpec:
         raise InvalidSpec(f"the run spec is invalid: {where}: {first['msg']}") from error
 
 
-def _judge(error: Exception) -> tuple[Reason, str]:
+def _judge(error: BaseException) -> tuple[Reason, str]:
     ours = known(error)
     if ours is not None:
         return ours.reason, str(ours)
     traceback.print_exception(error)
+    if panicked(error):  # what is written in Rust reads texts and files, the same ones at every attempt
+        return Reason.INVALID_SPEC, (
+            f"a text or a file cannot be read ({cause(error)}): most likely the base model's tokenizer.json "
+            "fails at a text of the data: restore it"
+        )
     return Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"

@@ -23,6 +23,7 @@ from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
+from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
@@ -110,6 +111,7 @@ class _Run:
 
         base_digest = None
         if spec.model.path is not None:
+            models.check_kind(Path(spec.model.path), spec.stage)
             base_digest = models.checked_digest(
                 "base model", spec.model.path, spec.model.root, spec.model.digest
             )
@@ -145,10 +147,34 @@ class _Run:
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(
             "data", documents=facts.documents, heldOut=facts.held_out, tokens=facts.tokens,
-            truncated=facts.truncated or None, took=duration(time.monotonic() - started),
+            truncated=facts.truncated or None, dropped=facts.dropped or None,
+            took=duration(time.monotonic() - started),
         )  # fmt: skip
+        self._warn(prepared)
         self.timings = {"preparation": time.monotonic() - started}
         return prepared
+
+    def _warn(self, prepared: Prepared) -> None:
+        """Say what is allowed and seldom meant."""
+        settings, steps = self.spec.training, prepared.total_steps
+        if not prepared.evaluation.examples:
+            say(
+                "warning",
+                text="nothing is held out, so nothing is measured: add data or name evaluation.data",
+            )
+        epochs = self.spec.finetune.epochs if self.spec.finetune else None
+        if epochs and steps < epochs:
+            say(
+                "warning",
+                text=f"{epochs:g} epochs are {steps} steps of training.globalBatchSize "
+                f"{settings.global_batch_size}: lower it to take more and smaller steps",
+            )
+        if 0 < steps <= settings.warmup_steps:
+            say(
+                "warning",
+                text=f"training.warmupSteps {settings.warmup_steps} is the whole run of {steps} steps: the "
+                "learning rate never reaches training.learningRate",
+            )
 
     def _base(self) -> tuple[PreTrainedModel, list[str]]:
         """The model, and the modules that its files had no weights for."""
@@ -165,17 +191,18 @@ class _Run:
             )  # fmt: skip
         else:
             raise InvalidSpec("the run spec names neither a config nor a base model")
-        attention.use_where_faster(base, spec.data.sequence_length)
         return base, fresh
 
     def _trainable(self, base: PreTrainedModel, fresh: list[str]) -> torch.nn.Module:
-        trained: torch.nn.Module = self.method.apply(
-            base.to(self.accelerator.device), self.spec, self.objective.HEAD, fresh
-        )
+        base = base.to(self.accelerator.device)
+        attention.use_where_faster(base, self.spec.data.sequence_length)
+        trained: torch.nn.Module = self.method.apply(base, self.spec, self.objective.HEAD, fresh)
         if self.spec.merge and self.spec.model.path:
             merge.check(trained, Path(self.spec.model.path))
-        if self.spec.data.packing:
-            with runtime.autocast(base.device, self.precision):
+        with runtime.autocast(base.device, self.precision):
+            if self.objective.HEAD is CAUSAL_LM:
+                models.check_causal(base)
+            if self.spec.data.packing:
                 models.check_isolation(base)
         return trained
 
@@ -255,6 +282,10 @@ class _Run:
             watch_steps=-(-prepared.total_steps // WATCHES) if watched else prepared.total_steps + 1,
             report=StepReporter(outcome.progress, prepared.total_steps, before.seconds),
         ).run()
+        if not state.learned:
+            raise InvalidSpec(
+                f"nothing was learned, since the gradient was zero at every step: {_nothing(spec)}"
+            )
         return state
 
     def _watched_rows(self) -> list[RowLike]:
@@ -304,6 +335,7 @@ class _Run:
             digests={"run spec": self.spec.digest()} | self.digests,
             versions={name: version(name) for name in self._libraries()},
             higher_is_better=after.higher_is_better,
+            chat_template_added=getattr(self.prepared.tokenizer, "template_added", False),
         )
 
         def fill(folder: Path) -> dict[str, Any]:
@@ -323,6 +355,16 @@ class _Run:
 
     def _libraries(self) -> list[str]:
         return ["torch", "transformers", "peft", *(["lm-eval"] if self.spec.lm_eval else [])]
+
+
+def _nothing(spec: RunSpec) -> str:
+    """What to do about it."""
+    if spec.rollout:
+        return (
+            "no answer was rewarded otherwise than the others: start from a tuned adapter, choose another "
+            "reward, or raise rollout.temperature"
+        )
+    return "see whether the data hold anything but what the model says already"
 
 
 def _work(spec: RunSpec) -> Path:

@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 
 
 class UnsafePath(ValueError):
-    """A file of the folder is a link, or is no regular file."""
+    """A file of the folder is a link, is no regular file, or has no proper name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +43,7 @@ def files_of(folder: Path) -> list[FileDigest]:
     """Every regular file below a folder but its manifest, sorted by path.
 
     Raises:
-        UnsafePath: the folder holds a symbolic link or a special file.
+        UnsafePath: the folder holds a symbolic link, a special file or a name that is no UTF-8.
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
@@ -51,6 +51,10 @@ def files_of(folder: Path) -> list[FileDigest]:
     found = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
+        try:
+            relative.encode()
+        except UnicodeEncodeError:
+            raise UnsafePath(f"the name {relative!a} is no UTF-8") from None
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise UnsafePath(f"{relative} is not a regular file")
         if path.is_file() and relative != MANIFEST:

@@ -1,10 +1,13 @@
 """What is trained on, as text: tokens whose `trained` is set, decoded."""
 
 import copy
+from importlib.resources import files
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
-from kubetune_trainer.data.encode import encode, question, render
+from kubetune_trainer.data.encode import encode, examples_of, prompt_tokens, question, render
 from kubetune_trainer.data.formats import Completion, Conversation, Example, Message, Text
 from kubetune_trainer.errors import DataError
 
@@ -33,7 +36,8 @@ TALK = Conversation(
 
 def taught(example: Example, tokenizer, **options) -> list[str]:
     """Runs of trained tokens, decoded."""
-    [encoded] = encode([render(example, tokenizer)], tokenizer, **options)
+    [(_, rendered)] = examples_of(example, tokenizer)
+    [encoded] = encode([rendered], tokenizer, **options)
     runs: list[list[int]] = [[]]
     for token, trained in zip(encoded.tokens.tolist(), encoded.trained.tolist(), strict=True):
         if trained:
@@ -74,7 +78,7 @@ def test_the_tokenizers_own_template_is_used(tokenizer):
 
 
 def test_a_prompt_has_the_tokens_that_serving_gives_it(tokenizer):
-    [encoded] = encode([render(TALK, tokenizer)], tokenizer)
+    [encoded] = encode([render(TALK, tokenizer)], tokenizer)  # of which the last answer is trained on
     asked = question(TALK, tokenizer)
     assert asked is not None
     served = tokenizer(asked.prompt, add_special_tokens=asked.special)["input_ids"]
@@ -84,13 +88,83 @@ def test_a_prompt_has_the_tokens_that_serving_gives_it(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("template", "message"), [(FORGETFUL, "rewrites earlier turns"), (STRICT, "roles must alternate")]
+    ("template", "message"),
+    [
+        (STRICT, "roles must alternate"),
+        ("{{ 1 + 'a' }}", "refuses the conversation: unsupported operand"),
+        ("the same", "does not show the assistant's words"),
+        (CHATML.replace("m.content", "m.content[0].text"), "refuses the conversation"),
+        (CHATML.replace("assistant\n", "assistant\n<think>\n"), "asks for an answer by .*<think>"),
+    ],
 )
 def test_templates_that_cannot_be_masked_are_refused(tokenizer, template: str, message: str):
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
     with pytest.raises(DataError, match=message):
-        render(TALK, other)
+        examples_of(TALK, other)
+
+
+def test_where_earlier_turns_are_rewritten_each_answer_is_an_example(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = FORGETFUL
+    (first, one), (second, two) = examples_of(TALK, other)
+    assert one.text == "be kind;who?;me.;"
+    assert two.text == "be kind;who?;why?;so.;"
+    assert [r.text[slice(*r.spans[0])] for r in (one, two)] == ["me.;", "so.;"]
+    assert [question(e, other).answer for e in (first, second)] == ["me.", "so."]
+
+
+TEMPLATES = files("trl") / "chat_templates"
+OTHERWISE = {"deepseek_r1_distill", "deepseekv3", "nemotron_3_nano", "nemotron_3_super", "nemotron_3_ultra",
+             "nemotron_3_5_lightning"}  # fmt: skip
+"""They ask for an answer by an open <think>, and write none."""
+PARTS = {"llava_next", "idefics3", "smolvlm"}
+"""They show only content that is a list of parts."""
+
+
+@pytest.mark.parametrize(
+    "name", sorted(f.name.removesuffix(".jinja") for f in TEMPLATES.iterdir() if f.name.endswith(".jinja"))
+)
+def test_templates_of_well_known_models(tokenizer, name: str):
+    """What is trained on is what the model says when it is served."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
+    other.bos_token = other.eos_token
+    talk = Conversation(TALK.messages[1:])
+    if name.removesuffix("_training") in OTHERWISE | PARTS:
+        with pytest.raises(DataError, match=r"chat template (asks|refuses|does not show)"):
+            examples_of(talk, other)
+        return
+    said = []
+    for example, rendered in examples_of(talk, other):
+        served = question(example, other).prompt
+        last = rendered.spans[-1]
+        assert rendered.text[: last[0]] == served
+        said += [rendered.text[low:high] for low, high in rendered.spans]
+    assert len(said) == 2
+    assert "me." in said[0]
+    assert "so." in said[1]
+
+
+def test_a_space_that_is_left_out_of_offsets_belongs_to_its_token(tokenizer):
+    """GPT-2's tokenizer trims them."""
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    for prompt, answer in (("the cat sat on ", "the mat"), ("the cat", " sat "), ("", "a dog")):
+        example = Completion(prompt, answer)
+        [plain], [trimmed] = (encode([render(example, t)], t) for t in (tokenizer, other))
+        assert trimmed.tokens.tolist() == plain.tokens.tolist()
+        assert trimmed.trained.tolist() == plain.trained.tolist()
+        served = prompt_tokens(prompt, True, other) if prompt else []
+        assert trimmed.tokens[: len(served)].tolist() == served
+
+
+def test_a_tokenizer_that_knows_not_every_word_says_so():
+    words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    few = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    with pytest.raises(DataError, match="cannot read the texts"):
+        list(encode([render(Text("a b"), few)], few))
 
 
 def test_a_tokenizer_that_adds_its_own_end_gets_no_second_one(tokenizer):

@@ -1,5 +1,9 @@
+import copy
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
 from kubetune_trainer import attention, generate, runtime
 from kubetune_trainer.errors import Terminated
@@ -42,6 +46,26 @@ def test_an_answer_is_the_greedy_continuation(sharp, tokenizer):
             break
     expected = tokenizer.decode(ids, skip_special_tokens=True).removeprefix("the cat").strip()
     assert answers(sharp, tokenizer, [("the cat", True)], 6, Stop()) == [expected]
+
+
+def test_what_the_base_recommends_for_chatting_changes_no_answer(sharp, tokenizer):
+    plain = answers(sharp, tokenizer, [("the cat", True)], 6, Stop())
+    usual = GenerationConfig(
+        repetition_penalty=5.0, no_repeat_ngram_size=1, num_beams=3, return_dict_in_generate=True,
+        suppress_tokens=tokenizer("the cat")["input_ids"], eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    sharp.generation_config = usual
+    assert answers(sharp, tokenizer, [("the cat", True)], 6, Stop()) == plain
+    assert sharp.generation_config is usual
+
+
+def test_a_prompt_does_not_end_the_text(sharp, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+    )
+    plain = answers(sharp, tokenizer, [("the cat", True)], 6, Stop())
+    assert answers(sharp, other, [("the cat", True)], 6, Stop()) == plain
 
 
 def test_long_prompts_lose_their_beginning(sharp, tokenizer):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kubetune.api.finetunejob import Lora
+from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.methods import lora
 from tests.fixtures.runs import finetune_spec
@@ -46,3 +47,23 @@ def test_magnitude_and_direction(tiny, tmp_path: Path):
     x = torch.randn(3, weight.shape[1])
     expected = x @ (m[:, None] * changed / changed.norm(dim=1, keepdim=True)).T
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_are_not_there_are_named(tiny, tmp_path: Path):
+    wanted = Lora(rank=4, alpha=6, target_modules=["c_attn", "c_proj"])
+    with pytest.raises(InvalidSpec) as found:
+        lora.apply(tiny, finetune_spec(tmp_path / "out", tmp_path, lora=wanted), CAUSAL_LM, [])
+    assert str(found.value) == (
+        "lora.targetModules: the base model has no layer c_attn and no c_proj; the base has down_proj, "
+        "embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj: name some of these"
+    )
+
+
+def test_what_learned_nothing_is_told_so(tiny, tmp_path: Path):
+    model = lora.apply(tiny, finetune_spec(tmp_path / "out", tmp_path), CAUSAL_LM, [])
+    with pytest.raises(
+        InvalidSpec, match=r"every gradient was zero.*\(stages ppo and grpo\).*the same reward"
+    ):
+        lora.check_changed(model)
+    next(p for n, p in model.named_parameters() if "lora_B" in n).data.fill_(1)
+    lora.check_changed(model)

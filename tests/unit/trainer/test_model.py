@@ -5,14 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    BertModel,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+)
 
 from kubetune.artifacts.digest import folder_digest
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
 from kubetune_trainer.heads import CLASSIFIER
-from kubetune_trainer.model import checked_digest, create, load
-from tests.fixtures.runs import TINY_LLAMA
+from kubetune_trainer.model import check_causal, check_finite, check_kind, checked_digest, create, load
+from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
 
 
 @pytest.mark.parametrize(
@@ -25,6 +32,7 @@ from tests.fixtures.runs import TINY_LLAMA
         ({"num_attention_heads": 3}, "makes no valid llama model"),
         ({"hidden_size": "big"}, "makes no valid llama model"),
         ({"hidden_act": "sillu"}, "makes no valid llama model"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, and at most 10000"),
         ({"max_position_embeddings": 16}, "exceeds the model's context of 16: raise max_position_embeddings"),
     ],
 )
@@ -130,6 +138,9 @@ def test_a_base_runs_no_code(folder: Path, tokenizer, tmp_path: Path):
     with pytest.raises(InvalidSpec, match="cannot be loaded"):
         load(folder, {"dtype": torch.float32}, tokenizer, 32)
     (folder / "tokenizer.json").unlink()
+    with pytest.raises(InvalidSpec, match=r"cannot be loaded: config\.json"):
+        load_tokenizer(folder)
+    (folder / "config.json").unlink()
     with pytest.raises(InvalidSpec, match="no usable tokenizer"):
         load_tokenizer(folder)
     assert not mark.exists()
@@ -143,6 +154,51 @@ def test_a_tokenizer_that_belongs_to_another_model(folder: Path, tokenizer):
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(InvalidSpec, match="321 tokens but the model embeds 320"):
         load(folder, {"dtype": torch.float32}, tokenizer, 32)
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_an_encoder_is_told_by_its_config(kind: type[PreTrainedModel], tmp_path: Path):
+    folder = encoder(tmp_path / "bert", kind)
+    for stage in ("pretrain", "domain", "sft", "dpo", "reward", "ppo", "grpo"):
+        with pytest.raises(InvalidSpec, match=rf"an encoder \({kind.__name__}\), and stage {stage} needs"):
+            check_kind(folder, stage)
+    for stage in ("mlm", "classification"):
+        check_kind(folder, stage)
+
+
+def test_causal_models_are_none(folder: Path, tmp_path: Path):
+    check_kind(folder, "sft")
+    check_kind(tmp_path, "sft")  # what is not there is told of later
+    path = folder / "config.json"
+    for changes in ({"model_type": "bert", "architectures": ["BertLMHeadModel"]},
+                    {"model_type": "bert", "architectures": ["BertModel"], "is_decoder": True}):  # fmt: skip
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        check_kind(folder, "sft")
+    for content in ("[]", "{", "[" * 200_000):
+        path.write_text(content)
+        with pytest.raises(InvalidSpec, match=r"config\.json is no JSON object"):
+            check_kind(folder, "sft")
+
+
+def test_a_model_that_sees_what_comes_is_not_causal(tiny, tokenizer):
+    check_causal(tiny)
+    assert tiny.training
+    with pytest.raises(InvalidSpec, match="each token of this bert model sees those after it"):
+        check_causal(create(TINY_BERT, tokenizer, 32))
+    fields = {k: v for k, v in TINY_BERT.items() if k != "model_type"}
+    check_causal(BertLMHeadModel(BertConfig(vocab_size=320, is_decoder=True, **fields)))
+
+
+def test_weights_that_are_no_numbers():
+    large = torch.full((4,), 3e38)
+    check_finite([("sums to infinity", large), ("integers", torch.ones(2, dtype=torch.int64))], "its files")
+    check_finite([("half", torch.full((9,), 6e4, dtype=torch.float16))], "its files")
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            with pytest.raises(
+                InvalidSpec, match=r"its files hold numbers in layer\.weight that are not finite"
+            ):
+                check_finite([("layer.weight", torch.tensor([[1, bad], [2, 3]], dtype=dtype))], "its files")
 
 
 def test_digests(folder: Path):

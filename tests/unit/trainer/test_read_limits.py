@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from kubetune.api.exitcodes import Reason
-from kubetune_trainer.data import lines
+from kubetune_trainer.data import lines, read
 from kubetune_trainer.data import parquet as rows
 from kubetune_trainer.data.examples import read_examples
 from kubetune_trainer.data.read import files_of, read_records
@@ -47,11 +47,12 @@ def test_a_list_longer_than_a_line_may_be_is_read(tmp_path: Path, monkeypatch: p
     assert [r.data["text"] for r in read_records(source(tmp_path / "a.json"))] == texts
 
 
-def test_blank_lines_without_end_are_refused(tmp_path: Path):
+def test_blank_lines_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(read, "BLANK", 1 << 20)
     path = tmp_path / "a.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
-        file.write(b'{"text":"a"}\n' + b"\n" * 1_000_001)
-    with pytest.raises(DataError, match=r"line 1000002: more than 1,000,000 characters of blank lines"):
+        file.write(b'{"text":"a"}\n' + b"\n" * ((1 << 20) + 1))
+    with pytest.raises(DataError, match=r"line 1048578: more than 1 MiB of blank lines"):
         list(read_records(source(path)))
     path.write_bytes(gzip.compress((b'{"text":"a"}\n' + b"\n" * 900_000) * 2))
     assert len(list(read_records(source(path)))) == 2

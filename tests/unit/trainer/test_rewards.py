@@ -4,7 +4,7 @@ import pytest
 
 from kubetune.api.reinforcement import RewardFunction
 from kubetune_trainer.data.formats import Prompt
-from kubetune_trainer.rewards.functions import FUNCTIONS, judge_of
+from kubetune_trainer.rewards.functions import FUNCTIONS, judge_of, lacks
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,17 @@ def test_the_sum_is_weighted():
     )
     prompts = [Prompt("?", "yes")] * 3
     assert judge(prompts, ["yes", "yes, sure", "no"]) == [2.5, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "problem"),
+    [
+        ("contains", " ", "is empty: every answer contains it"),
+        ("contains", "cat", None),
+        ("number", "none at all", "holds no number"),
+        ("number", "it is 1,204.5", None),
+        ("exact-match", "", None),
+    ],
+)
+def test_an_answer_that_makes_every_answer_worth_the_same(name: str, right: str, problem: str | None):
+    assert lacks(name, right) == problem

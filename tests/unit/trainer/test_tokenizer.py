@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from kubetune_trainer.data.tokenizer import END, PAD, load, train
+from kubetune_trainer.data.tokenizer import END, PAD, load, save_template, train, vocabulary
 from kubetune_trainer.errors import InvalidSpec
 from tests.fixtures.runs import sentences
 
@@ -52,8 +53,46 @@ def test_a_base_without_padding_and_template_gets_both(tokenizer, tmp_path: Path
     loaded = load(tmp_path)
     assert loaded.pad_token_id == loaded.eos_token_id
     assert loaded.chat_template == tokenizer.chat_template
+    assert loaded.template_added
+    (tmp_path / "adapter").mkdir()
+    save_template(loaded, tmp_path / "adapter")
+    assert (tmp_path / "adapter/chat_template.jinja").read_text() == tokenizer.chat_template
+    assert not load(tmp_path, speaks=False).template_added
 
 
 def test_a_base_without_tokenizer_is_refused(tmp_path: Path):
     with pytest.raises(InvalidSpec, match="no usable tokenizer"):
         load(tmp_path)
+
+
+def test_the_vocabulary_reaches_to_the_largest_id(tokenizer, tmp_path: Path):
+    assert vocabulary(tokenizer) == 320
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    whole["added_tokens"].append(
+        {"id": 70_000, "content": "<far>", "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    )
+    path.write_text(json.dumps(whole))
+    loaded = load(tmp_path)
+    assert vocabulary(loaded) == max(loaded.get_vocab().values()) + 1
+    whole["post_processor"] = {
+        "type": "Sequence",
+        "processors": [{"type": "BertProcessing", "sep": ["[SEP]", 80_000], "cls": ["[CLS]", 7]}],
+    }
+    path.write_text(json.dumps(whole))
+    assert vocabulary(load(tmp_path)) == 80_001
+
+
+def test_loading_leaves_a_tokenizer_as_it_came(tokenizer, tmp_path: Path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    cuts = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    pads = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
+        "pad_type_id": 0, "pad_token": PAD,
+    }  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation": cuts, "padding": pads}))
+    backend = load(tmp_path).backend_tokenizer
+    assert (backend.truncation["max_length"], backend.padding["length"]) == (4, 9)

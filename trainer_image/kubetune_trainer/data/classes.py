@@ -76,6 +76,7 @@ def tokenise(
             cut += 1
             encoded = tokenizer(*texts, truncation=True, max_length=length)
         tokens = np.array(encoded["input_ids"], dtype=np.int64)
+        tokenizer.backend_tokenizer.no_truncation()  # or it would go into the artifact
         types = encoded.get("token_type_ids", np.zeros_like(tokens))
         found.append((tokens, np.asarray(types, dtype=np.int64)))
     return found, cut

@@ -195,7 +195,8 @@ def _tokenise(
     tokenizer begins a text, unless it is for rows that have a beginning of their own (masked)."""
     backend = tokenizers.of_plain_text(tokenizer)
     end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
-    dtype = token_type(len(tokenizer))
+    size = tokenizers.vocabulary(tokenizer)
+    dtype = token_type(size)
     parts: tuple[list[Tokens], list[Tokens]] = ([], [])
     inner: tuple[list[Tokens], list[Tokens]] = ([], [])
     batch: list[str] = []
@@ -204,7 +205,9 @@ def _tokenise(
     def flush() -> None:
         nonlocal count
         encode = backend.encode_batch if words else backend.encode_batch_fast
-        for encoding in encode(batch, add_special_tokens=not masked):
+        with tokenizers.encoding():
+            encodings = encode(batch, add_special_tokens=not masked)
+        for encoding in encodings:
             side = int(held[count])
             ids = encoding.ids if encoding.ids[-1:] == [end] else [*encoding.ids, end]
             parts[side].append(np.array(ids, dtype=dtype))
@@ -220,7 +223,7 @@ def _tokenise(
             flush()
     flush()
     made = [
-        Part(store_of(p, len(tokenizer)), store_of(w, len(tokenizer)) if words else None)
+        Part(store_of(p, size), store_of(w, size) if words else None)
         for p, w in zip(parts, inner, strict=True)
     ]
     return made[0], made[1]

@@ -1,11 +1,12 @@
 """Examples to tokens, and which of them are trained on: the assistant's, or what follows the prompt."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
+from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -14,11 +15,12 @@ from kubetune_trainer.data.formats import (
     Conversation,
     Example,
     Labelled,
+    Message,
     Preference,
     Prompt,
     Text,
 )
-from kubetune_trainer.errors import DataError
+from kubetune_trainer.errors import DataError, known
 
 BATCH = 1024
 
@@ -54,11 +56,31 @@ class Question:
     answer: str
 
 
-def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The text of an example.
+def examples_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Example, Rendered]]:
+    """An example as text to learn from.
+
+    Where the chat template writes earlier turns otherwise once another follows (it leaves out what was
+    thought, say), each answer of a conversation is an example of its own: what the model sees when it gives
+    it.
 
     Raises:
-        DataError: the chat template refuses the conversation.
+        DataError: see `render`.
+    """
+    if not isinstance(example, Conversation):
+        return [(example, render(example, tokenizer))]
+    if (whole := _all_answers(example, tokenizer)) is not None:
+        return [(example, whole)]
+    ends = [i for i, m in enumerate(example.messages, 1) if m.role == "assistant"]
+    parts = [Conversation(example.messages[:end], example.tools) for end in ends]
+    return [(part, render(part, tokenizer)) for part in parts]
+
+
+def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The text of an example; what the model is to say of a conversation is its last answer.
+
+    Raises:
+        DataError: the chat template refuses the conversation, or writes an answer otherwise than it asks for
+            it.
     """
     match example:
         case Preference():
@@ -73,28 +95,51 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
             text = prompt + completion
             return Rendered(text, ((len(prompt), len(text)),), special=True, end=True)
         case Conversation(messages):
+            before = chat(example, len(messages) - 1, tokenizer, answer=True)
             whole = chat(example, len(messages), tokenizer)
-            spans = []
-            for i, message in enumerate(messages):
-                if message.role == "assistant":
-                    before = chat(example, i, tokenizer, answer=True)
-                    after = chat(example, i + 1, tokenizer)
-                    if not (whole.startswith(after) and after.startswith(before)):
-                        raise DataError(
-                            "the base model's chat template rewrites earlier turns when one is added, so the "
-                            "assistant's words cannot be told apart: use the format prompt-completion"
-                        )
-                    spans.append((len(before), len(after)))
-            return Rendered(whole, tuple(spans), special=False, end=False)
+            if not whole.startswith(before):
+                raise DataError(
+                    f"the base model's chat template asks for an answer by {before[-40:]!r}, but writes one "
+                    "otherwise: give prompt and answer as strings, just as the model is to see and say them "
+                    "(format prompt-completion, or strings in format preference)"
+                )
+            _check_shown(messages[-1], whole[len(before) :])
+            return Rendered(whole, ((len(before), len(whole)),), special=False, end=False)
+
+
+def _all_answers(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered | None:
+    """A conversation with every answer in its place; None where later turns change earlier ones."""
+    whole = chat(example, len(example.messages), tokenizer)
+    spans = []
+    for i, message in enumerate(example.messages):
+        if message.role == "assistant":
+            before = chat(example, i, tokenizer, answer=True)
+            after = chat(example, i + 1, tokenizer)
+            if not (whole.startswith(after) and after.startswith(before)):
+                return None
+            _check_shown(message, after[len(before) :])
+            spans.append((len(before), len(after)))
+    return Rendered(whole, tuple(spans), special=False, end=False)
+
+
+def _check_shown(answer: Message, text: str) -> None:
+    # What was thought may be left out.
+    if answer.content.rpartition("</think>")[2].strip() not in text:
+        raise DataError(
+            "the base model's chat template does not show the assistant's words: mend it, or use the format "
+            "prompt-completion"
+        )
 
 
 def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question | None:
-    """The example's last turn as a task; None for a text, which asks nothing."""
+    """The example's last turn as a task; None for a text, which asks nothing, and for the call of a tool."""
     match example:
         case Text() | Preference() | Labelled() | Prompt():
             return None
         case Completion(prompt, completion):
             return Question(prompt, True, completion)
+        case Conversation(messages) if messages[-1].more and not messages[-1].content:
+            return None
         case Conversation(messages):
             return Question(
                 chat(example, len(messages) - 1, tokenizer, answer=True), False, messages[-1].content
@@ -107,39 +152,81 @@ def encode(
     """Tokenise texts. A token is trained on if it starts inside a span; with prompt_loss every one is."""
     for special, run in groupby(rendered, key=lambda r: r.special):
         while batch := list(islice(run, BATCH)):
-            found = tokenizer(
-                [r.text for r in batch],
+            found = _tokens([r.text for r in batch], tokenizer, special)
+            for r, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
+                places = _places(offsets)
+                if any(low < edge < high for edge, _ in r.spans for low, high in places):
+                    ids, places = _apart(r, tokenizer)
+                yield _marked(r, ids, places, tokenizer.eos_token_id, prompt_loss)
+
+
+def _tokens(text: str | list[str], tokenizer: PreTrainedTokenizerBase, special: bool) -> dict[str, Any]:
+    try:
+        return dict(
+            tokenizer(
+                text,
                 add_special_tokens=special,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
             )
-            for r, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
-                if any(low < edge < high for edge, _ in r.spans for low, high in offsets):
-                    ids, offsets = _apart(r, tokenizer)
-                yield _marked(r, ids, offsets, tokenizer.eos_token_id, prompt_loss)
+        )
+    except Exception as error:  # whatever the tokenizer's library raises
+        if known(error):
+            raise
+        raise DataError(
+            f"the base model's tokenizer cannot read the texts ({error}): put a tokenizer there that knows "
+            "every character, or has an unk_token"
+        ) from error
+
+
+def _places(offsets: Sequence[tuple[int, int]], begin: int = 0) -> list[tuple[int, int]]:
+    """What of a text each token stands for, from offsets in it. Some tokenizers leave the space that a token
+    begins with out of its offsets; it belongs to the token all the same."""
+    places = []
+    reached = begin
+    for low, high in offsets:
+        places.append((min(low, reached), high))
+        reached = max(reached, high)
+    return places
 
 
 def _apart(r: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and offsets when a token would lie across the edge of prompt and answer: each part by itself,
-    as in serving, where the prompt is given and the answer comes token by token."""
+    """Token ids and their places when a token would lie across the edge of prompt and answer: each part by
+    itself, as in serving, where the prompt is given and the answer comes token by token."""
     edges = [0, *(low for low, _ in r.spans if low), len(r.text)]
     ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     for start, end in pairwise(edges):
-        found = tokenizer(
-            r.text[start:end], add_special_tokens=r.special and not ids, return_offsets_mapping=True
-        )
-        if end < len(r.text) and found["input_ids"][-1:] == [tokenizer.eos_token_id]:
-            found = {name: values[:-1] for name, values in found.items()}  # the prompt does not end the text
-        ids += found["input_ids"]
-        offsets += [(low + start, high + start) for low, high in found["offset_mapping"]]
-    return ids, offsets
+        found = _tokens(r.text[start:end], tokenizer, r.special and not ids)
+        part = found["input_ids"]
+        part = unended(part, tokenizer) if end < len(r.text) else part
+        ids += part
+        offsets = found["offset_mapping"][: len(part)]
+        places += _places([(low + start, high + start) for low, high in offsets], start)
+    return ids, places
+
+
+def prompt_tokens(text: str, special: bool, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the model goes on from, at least one.
+
+    Args:
+        text: the prompt.
+        special: whether the tokenizer adds its own special tokens.
+        tokenizer: of the model.
+    """
+    tokens = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    return (unended(tokens, tokenizer) if special else tokens) or [tokenizer.eos_token_id]
+
+
+def unended(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Without the end token that some tokenizers add: a prompt does not end the text."""
+    return tokens[:-1] if tokens[-1:] == [tokenizer.eos_token_id] else tokens
 
 
 def _marked(
-    r: Rendered, ids: list[int], offsets: list[tuple[int, int]], end: int, prompt_loss: bool
+    r: Rendered, ids: list[int], places: list[tuple[int, int]], end: int, prompt_loss: bool
 ) -> Encoded:
-    starts = np.array([low for low, _ in offsets], dtype=np.int64)
+    starts = np.array([low for low, _ in places], dtype=np.int64)
     trained = np.full(len(ids), prompt_loss)
     for low, high in r.spans:
         trained |= (starts >= low) & (starts < high)
@@ -158,9 +245,15 @@ def chat(
     Raises:
         DataError: the template refuses them.
     """
-    turns = [{"role": m.role, "content": m.content} for m in example.messages[:count]]
+    turns = [
+        {"role": m.role, "content": m.content} | (json.loads(m.more) if m.more else {})
+        for m in example.messages[:count]
+    ]
+    tools = json.loads(example.tools) if example.tools else None
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=answer)
+    except Exception as error:  # a template is a program
+        if known(error):
+            raise
         raise DataError(f"the base model's chat template refuses the conversation: {error}") from error
     return str(text)

@@ -45,8 +45,8 @@ def _members(unread: "_Unread") -> Iterator[tuple[int, object]]:
     unread.skip(1)
     if unread.next():
         raise DataError(
-            f"{unread.name}, line {unread.line}: something follows the list: a .json file holds one list only; put "
-            "each into a file of its own"
+            f"{unread.name}, line {unread.line}: something follows the list: a .json file holds one list "
+            "only; put each into a file of its own"
         )
 
 

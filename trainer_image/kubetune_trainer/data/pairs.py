@@ -99,6 +99,14 @@ class EncodedPair:
     cut: bool
     """Whether a side was longer."""
 
+    @property
+    def fits(self) -> bool:
+        """Whether something is left of both answers, and they differ."""
+        sides = (self.chosen, self.rejected)
+        return all(side.trained[1:].any() for side in sides) and not np.array_equal(
+            self.chosen.tokens, self.rejected.tokens
+        )
+
 
 def encode_pairs(
     examples: Sequence[Preference],
@@ -116,22 +124,11 @@ def encode_pairs(
         length: tokens of a side; what is beyond is cut off.
 
     Raises:
-        DataError: of a side nothing is left, or both are equal as far as they are left; or the chat template
-            refuses a conversation.
+        DataError: the chat template refuses a conversation.
     """
     sides = encode(_sides(examples, places, tokenizer), tokenizer)
-    for place, (chosen, rejected) in zip(places, zip(sides, sides, strict=True), strict=True):
+    for chosen, rejected in zip(sides, sides, strict=True):
         better, worse = (Encoded(s.tokens[:length], s.trained[:length]) for s in (chosen, rejected))
-        for name, side in (("chosen", better), ("rejected", worse)):
-            if not side.trained[1:].any():
-                raise place.error(
-                    f"nothing of {name!r} fits data.sequenceLength {length}: raise it or shorten the prompt"
-                )
-        if np.array_equal(better.tokens, worse.tokens):
-            raise place.error(
-                f"'chosen' and 'rejected' are the same {len(worse.tokens)} tokens as far as "
-                f"data.sequenceLength {length} reaches: raise it or remove the record"
-            )
         yield EncodedPair(better, worse, max(len(chosen.tokens), len(rejected.tokens)) > length)
 
 
@@ -159,6 +156,4 @@ def _sides(
     for example, place in zip(examples, places, strict=True):
         for side in (example.chosen, example.rejected):
             with place.named():
-                rendered = render(side, tokenizer)
-            # Earlier answers are part of the prompt.
-            yield Rendered(rendered.text, rendered.spans[-1:], rendered.special, rendered.end)
+                yield render(side, tokenizer)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from kubetune_trainer.data.encode import chat
+from kubetune_trainer.data.encode import chat, prompt_tokens
 from kubetune_trainer.data.formats import Completion, Conversation, Message, Prompt
 from kubetune_trainer.data.read import Record
 
@@ -44,14 +44,11 @@ def ask(prompt: Prompt, place: Record, tokenizer: PreTrainedTokenizerBase, lengt
         DataError: the chat template refuses the messages.
     """
     if isinstance(prompt.asked, str):
-        tokens = list(tokenizer(prompt.asked)["input_ids"])
-        if tokens[-1:] == [tokenizer.eos_token_id]:
-            tokens.pop()  # the prompt does not end the text
+        tokens = prompt_tokens(prompt.asked, True, tokenizer)
     else:
         with place.named():
             text = chat(Conversation(prompt.asked), len(prompt.asked), tokenizer, answer=True)
-        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    tokens = tokens or [tokenizer.eos_token_id]
+        tokens = prompt_tokens(text, False, tokenizer)
     return AskedPrompt(prompt, tuple(tokens[-length:]), len(tokens) > length)
 
 

@@ -18,7 +18,7 @@ TEXT_PIECE = 32_768
 to hold out of a corpus that is one file."""
 SEPARATOR = "<|endoftext|>"
 """A line that divides a .txt file into documents, as in TinyStories."""
-BLANK = 1_000_000
+BLANK = lines.LONGEST
 """Characters of blank lines in a row at most: nobody looks at a signal to stop until there is a record, and a
 compressed file of a few KB can hold blank lines for hours."""
 _JSON_FILE = "a .json file must be a list of records, [{...}, ...], or hold one record per line"
@@ -187,7 +187,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
             blank += len(line)
             if blank > BLANK:
                 raise DataError(
-                    f"{name}, line {number}: more than {BLANK:,} characters of blank lines in a row: remove "
+                    f"{name}, line {number}: more than {BLANK >> 20} MiB of blank lines in a row: remove "
                     "them, or make the file anew"
                 )
 

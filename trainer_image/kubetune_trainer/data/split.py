@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data.examples import fingerprint, require_each
 from kubetune_trainer.data.holdout import kept_out, smallest
+from kubetune_trainer.errors import DataError
+from kubetune_trainer.log import say
 
 T = TypeVar("T")
 
@@ -34,16 +36,30 @@ class Split(Generic[T]):
     of_source: NDArray[np.int64]
     """Source of every item, held out or not, [items]."""
     held: NDArray[np.bool_]
-    """Whether it is not trained on, [items]."""
+    """Whether it is kept out of the training, [items]."""
+    dropped: int
+    """Items that are neither: there is no room for them."""
     fingerprint: str
     """Changes when the data changes."""
 
 
-def split(spec: RunSpec, sources: Sequence[RunSource], load: Callable[[RunSource], Loaded[T]]) -> Split[T]:
+def split(
+    spec: RunSpec,
+    sources: Sequence[RunSource],
+    load: Callable[[RunSource], Loaded[T]],
+    fits: Callable[[T], bool] = lambda item: True,
+) -> Split[T]:
     """Load some sources and hold some items out: those that the evaluation's own data has, if it has any.
 
+    Args:
+        spec: the run.
+        sources: those to train on.
+        load: reads one.
+        fits: whether the sequence length leaves something of an item to learn; others are left out.
+
     Raises:
-        DataError: of a source nothing is left to train on; or see `load`.
+        DataError: of a source nothing is left to train on, or nothing of the evaluation's own data to
+            measure; or see `load`.
     """
     loaded = [load(source) for source in sources]
     hashes = np.concatenate([source.hashes for source in loaded])
@@ -51,13 +67,29 @@ def split(spec: RunSpec, sources: Sequence[RunSource], load: Callable[[RunSource
     items = [item for source in loaded for item in source.items]
     own = load(spec.evaluation_source) if spec.evaluation_source else None
     held = kept_out(hashes, own.hashes if own else None, spec.data.validation_fraction)
-    require_each(sources, of_source[~held])
+    room = np.array([fits(item) for item in items], dtype=bool)
+    require_each(sources, of_source, held, room)
+    kept, length = ~held & room, spec.data.sequence_length
+    if dropped := int((~held & ~room).sum()):
+        say(
+            "warning",
+            text=f"{dropped:,} of {(~held).sum():,} examples are left out: data.sequenceLength {length} "
+            "leaves no room for their answers; raise it to learn from them",
+        )
     tested = own or Loaded([item for item, h in zip(items, held, strict=True) if h], hashes[held])
+    measured = [i for i, item in enumerate(tested.items) if fits(item)]
+    if own and not measured:
+        raise DataError(
+            f"evaluation.data: data.sequenceLength {length} leaves no room for any answer: raise it, or name "
+            "shorter examples"
+        )
+    chosen = smallest(tested.hashes[measured], spec.evaluation.max_examples)
     return Split(
-        training=[item for item, h in zip(items, held, strict=True) if not h],
-        source=of_source[~held],
-        measured=[tested.items[i] for i in smallest(tested.hashes, spec.evaluation.max_examples)],
+        training=[item for item, k in zip(items, kept, strict=True) if k],
+        source=of_source[kept],
+        measured=[tested.items[measured[i]] for i in chosen],
         of_source=of_source,
         held=held,
+        dropped=dropped,
         fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kubetune_trainer.errors import InvalidSpec
+
 Tokens = NDArray[np.unsignedinteger]
 IGNORED = -100
 """Label of a position that is not trained on: torch's own convention."""
@@ -52,12 +54,30 @@ def token_type(vocabulary: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocabulary <= 2**16 else np.uint32
 
 
+def narrow(tokens: ArrayLike, vocabulary: int) -> Tokens:
+    """Tokens in the smallest type that holds a vocabulary, or in the one of 4 bytes where some lie outside it
+    (the numbers of a vocabulary may have gaps).
+
+    Raises:
+        InvalidSpec: one is no token at all.
+    """
+    found = np.asarray(tokens)
+    low, high = (int(found.min()), int(found.max())) if found.size else (0, 0)
+    if low < 0 or high >= 2**32:
+        raise InvalidSpec(f"the tokenizer gives {low if low < 0 else high}, which is no token: mend its ids")
+    return found.astype(token_type(max(vocabulary, high + 1)))
+
+
 def store_of(
     documents: Iterable[ArrayLike], vocabulary: int, trained: Iterable[NDArray[np.bool_]] | None = None
 ) -> TokenStore:
-    """Pack the tokens of documents into a store."""
+    """Pack the tokens of documents into a store.
+
+    Raises:
+        InvalidSpec: see `narrow`.
+    """
     dtype = token_type(vocabulary)
-    parts: list[Tokens] = [np.asarray(d, dtype=dtype) for d in documents]
+    parts: list[Tokens] = [narrow(d, vocabulary) for d in documents]
     offsets = np.zeros(len(parts) + 1, dtype=np.int64)
     np.cumsum([len(p) for p in parts], out=offsets[1:])
     mask = None if trained is None else np.concatenate([np.zeros(0, bool), *trained])

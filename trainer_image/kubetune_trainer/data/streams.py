@@ -1,5 +1,6 @@
 """Endless, repeatable streams of rows. The state of a stream is a few integers, so a run resumes exactly."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -215,4 +216,4 @@ def rows_in(epochs: Epochs, count: float) -> int:
     """Rows in a (possibly fractional) number of epochs."""
     whole, part = divmod(count, 1)
     rows = sum(len(epochs.rows(e)) for e in range(int(whole)))
-    return rows + (round(part * len(epochs.rows(int(whole)))) if part else 0)
+    return rows + (math.ceil(part * len(epochs.rows(int(whole)))) if part else 0)

@@ -1,12 +1,10 @@
 """An adapter from which training starts."""
 
-import json
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kubetune.api.runspec import ArtifactFormat, RunAdapter
@@ -14,10 +12,13 @@ from kubetune.artifacts.digest import MANIFEST
 from kubetune.artifacts.manifest import ManifestError, read_manifest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
 from kubetune_trainer.log import say
-from kubetune_trainer.model import checked_digest
+from kubetune_trainer.methods import adapter_config
+from kubetune_trainer.methods.adapter_config import CONFIG
+from kubetune_trainer.model import check_finite, checked_digest
+from kubetune_trainer.model_files import json_object
+from kubetune_trainer.reading import cause, of_the_file, reading
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 KINDS: dict[ArtifactFormat, str] = {"lora": "a LoRA adapter", "prompt": "one of method prompt-tuning"}
 TYPES: dict[ArtifactFormat, str] = {"lora": "LORA", "prompt": "PROMPT_TUNING"}
 """As peft calls them."""
@@ -41,8 +42,9 @@ def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
         return digest
     try:
         manifest = read_manifest(folder)
-    except ManifestError as error:
-        raise InvalidSpec(f"adapter {adapter.uri}: {error}: remove the file or restore it") from error
+    except (ManifestError, OSError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise InvalidSpec(f"adapter {adapter.uri}: {problem}: remove {MANIFEST} or restore it") from error
     if manifest.format != format:
         remedy = "name it as baseModel" if manifest.format == "full" else f"name {KINDS[format]}"
         raise InvalidSpec(f"adapter {adapter.uri} is of format {manifest.format}: {remedy}")
@@ -61,16 +63,12 @@ def config_of(adapter: RunAdapter) -> LoraConfig:
         InvalidSpec: it is no LoRA adapter, or also trains weights of the base.
     """
     check_type(adapter, "lora")
-    try:
-        config = LoraConfig.from_pretrained(adapter.path)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _unusable(adapter, error) from error
+    config = adapter_config.read(Path(adapter.path), f"adapter {adapter.uri}")
     if config.modules_to_save:
         raise InvalidSpec(
             f"adapter {adapter.uri} holds whole layers, too ({', '.join(config.modules_to_save)}): "
             "name one that an LM was tuned by"
         )
-    config.inference_mode, config.base_model_name_or_path = False, None
     return config
 
 
@@ -80,28 +78,26 @@ def check_type(adapter: RunAdapter, format: ArtifactFormat) -> None:
     Raises:
         InvalidSpec: it has not.
     """
-    try:
-        found = json.loads((Path(adapter.path) / CONFIG).read_bytes()).get("peft_type")
-    except (ValueError, AttributeError) as error:
-        raise _unusable(adapter, error) from error
+    found = json_object(Path(adapter.path) / CONFIG, f"adapter {adapter.uri}").get("peft_type")
     if found != TYPES[format]:
         raise InvalidSpec(f"adapter {adapter.uri} is of type {found}: name {KINDS[format]}")
-
-
-def _unusable(adapter: RunAdapter, error: Exception) -> InvalidSpec:
-    return InvalidSpec(f"adapter {adapter.uri}: {CONFIG} cannot be used: {error}")
 
 
 def weights_of(adapter: RunAdapter) -> dict[str, torch.Tensor]:
     """An adapter's weights by name, in fp32.
 
     Raises:
-        InvalidSpec: the file cannot be read.
+        InvalidSpec: the file cannot be read, or holds something else than finite numbers.
     """
-    try:
-        return {n: t.to(torch.float32) for n, t in load_file(Path(adapter.path) / WEIGHTS).items()}
-    except SafetensorError as error:
-        raise InvalidSpec(f"adapter {adapter.uri}: {WEIGHTS} cannot be read: {error}") from error
+    what = f"adapter {adapter.uri}: {WEIGHTS}"
+    with reading(what, "restore it"):
+        found = load_file(Path(adapter.path) / WEIGHTS)
+    for name, tensor in found.items():
+        if not tensor.is_floating_point():
+            raise InvalidSpec(f"{what}: {name} is of type {tensor.dtype}, which no adapter is: restore it")
+    weights = {n: t.to(torch.float32) for n, t in found.items()}
+    check_finite(weights.items(), f"adapter {adapter.uri}: its files")
+    return weights
 
 
 def restore(model: PeftModel, adapter: RunAdapter) -> None:
@@ -117,10 +113,11 @@ def restore(model: PeftModel, adapter: RunAdapter) -> None:
     weights |= {n: t for n, t in get_peft_model_state_dict(model).items() if ".lora_" not in n}
     try:
         found = set_peft_model_state_dict(model, weights)
-    except RuntimeError as error:  # torch's, for shapes that differ
-        problem = " ".join(str(error).split())
+    except Exception as error:  # torch's, for shapes that differ
+        if not of_the_file(error):
+            raise
         raise BaseModelMismatch(
-            f"adapter {adapter.uri} does not fit the base: {problem}: {remedy}"
+            f"adapter {adapter.uri} does not fit the base: {cause(error)}: {remedy}"
         ) from error
     missing = [n for n in found.missing_keys if ".lora_" in n]
     if missing or found.unexpected_keys:

@@ -13,6 +13,8 @@ from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.heads import Head
 from kubetune_trainer.methods import lora
 from kubetune_trainer.model import end_tokens
+from kubetune_trainer.model_files import CONFIG
+from kubetune_trainer.reading import reading
 from kubetune_trainer.runtime import Precision
 
 FORMER: ArtifactFormat = "lora"
@@ -36,12 +38,17 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
                 f"adapter {spec.adapter.uri} changes {name}, which is embeddings and output head of this "
                 "base at once, so that merging it would change both: choose method lora"
             )
-        model = adapted.merge_and_unload(safe_merge=True)
+        with reading(f"adapter {spec.adapter.uri}", "choose method lora, or name another adapter"):
+            model = adapted.merge_and_unload(safe_merge=True)
     return model.requires_grad_(True)
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """Weights, config, tokenizer and, of a language model, generation config."""
+    """Weights, config, tokenizer and, of a language model, generation config.
+
+    Raises:
+        InvalidSpec: transformers saved something else.
+    """
     if model.can_generate():
         ends = end_tokens(model, tokenizer)
         model.generation_config = GenerationConfig(
@@ -51,4 +58,9 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if not (folder / CONFIG).is_file() or not any(folder.glob("*.safetensors")):
+        raise InvalidSpec(
+            f"a {model.config.model_type} model with what was put into it is not saved as one whole model: "
+            "name a base without adapters, or choose method lora"
+        )
     return {}

@@ -12,13 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import ArtifactFormat, RunSpec
+from kubetune_trainer.data.tokenizer import save_template
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
 from kubetune_trainer.heads import CLASSIFIER, Head
-from kubetune_trainer.methods import former
+from kubetune_trainer.methods import adapter_config, former
+from kubetune_trainer.methods.adapter_config import ALL_LINEAR
+from kubetune_trainer.reading import cause, of_the_file
 from kubetune_trainer.runtime import Precision
 
 FORMER: ArtifactFormat = "lora"
-ALL_LINEAR = "all-linear"
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
@@ -38,21 +40,34 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
     config.task_type = head.task
     # As a whole, in fp32: what is random now would be other random numbers when it is loaded.
     config.modules_to_save = list(fresh) or None
-    names = config.target_modules
+    if spec.adapter:
+        adapter_config.resolve(config, model, f"adapter {spec.adapter.uri}")
     try:
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
-    except ValueError as error:
+    except Exception as error:  # peft's, of layers that are not there or of a kind that it cannot adapt
+        if not of_the_file(error):
+            raise
         if spec.adapter:
-            raise BaseModelMismatch(f"adapter {spec.adapter.uri} does not fit the base: {error}") from error
-        kinds = (torch.nn.Linear, torch.nn.Embedding)
-        there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
-        raise InvalidSpec(f"lora.targetModules {names}: {error}; the base has {', '.join(there)}") from error
+            raise BaseModelMismatch(
+                f"adapter {spec.adapter.uri} does not fit the base: {cause(error)}: name the base that it "
+                "was trained on"
+            ) from error
+        raise _no_such_layers(model, (spec.lora or Lora()).target_modules, error) from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # peft leaves modules_to_save as the base is
     if spec.adapter:
         former.restore(adapted, spec.adapter)
     return adapted
+
+
+def _no_such_layers(model: PreTrainedModel, wanted: Sequence[str], error: Exception) -> InvalidSpec:
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
+    every = [f".{name}" for name, _ in model.named_modules()]
+    missing = [w for w in wanted if w != ALL_LINEAR and not any(n.endswith(f".{w}") for n in every)]
+    problem = f"the base model has no layer {' and no '.join(missing)}" if missing else cause(error)
+    return InvalidSpec(f"lora.targetModules: {problem}; the base has {', '.join(there)}: name some of these")
 
 
 def _new(lora: Lora) -> LoraConfig:
@@ -69,13 +84,14 @@ def _new(lora: Lora) -> LoraConfig:
 
 def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
     """The adapter and its config, which names no path; of a classifier also the model's config, which names
-    the classes.
+    the classes; and the chat template, if the base has none.
 
     Raises:
-        RuntimeError: every B is still zero, so the adapter would change nothing.
+        InvalidSpec: see `check_changed`.
     """
     check_changed(model)
     model.save_pretrained(folder, save_embedding_layers=False)
+    save_template(tokenizer, folder)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
@@ -103,11 +119,15 @@ def check_changed(model: PeftModel) -> None:
     """See to it that training has changed something.
 
     Raises:
-        RuntimeError: every B is still zero, so the adapter would change nothing.
+        InvalidSpec: every B is still zero, so the adapter would change nothing.
     """
     zero = [n for n, p in model.named_parameters() if "lora_B" in n and not p.any()]
     if zero and len(zero) == sum("lora_B" in n for n, _ in model.named_parameters()):
-        raise RuntimeError("the adapter is all zero after training")
+        raise InvalidSpec(
+            "nothing was learned: every gradient was zero, so the adapter is still all zero; where rewards "
+            "are learned from (stages ppo and grpo), all answers may have got the same reward: change the "
+            "reward, or raise rollout.temperature; else look for weights or labels that stand still"
+        )
 
 
 def _short(model: PeftModel) -> list[str]:

@@ -1,24 +1,25 @@
 """A LoRA adapter merged into its base (output.merge): full weights that answer as base and adapter together.
 
 W + (alpha / r) B A (Hu et al. 2021, section 4.1) is computed in fp32 from the base's own files, however the
-base was held while the adapter was trained, and saved in the dtype of these files.
+base was held while the adapter was trained, and saved as each tensor is in these files.
 """
 
 import copy
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.save_and_load import set_peft_model_state_dict
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import model as models
+from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.heads import Head
 from kubetune_trainer.log import say
@@ -47,7 +48,7 @@ def check(trained: PeftModel, folder: Path) -> None:
     Raises:
         InvalidSpec: the base is quantised, or shares the embeddings that are adapted with its output head.
     """
-    own_dtype(folder)
+    own_dtypes(folder)
     if name := lora.shared_target(trained):
         raise InvalidSpec(
             f"lora.targetModules names {name}, which is embeddings and output head of this base at once, "
@@ -55,25 +56,47 @@ def check(trained: PeftModel, folder: Path) -> None:
         )
 
 
-def own_dtype(folder: Path) -> torch.dtype:
-    """What a base's files hold most of its numbers in.
+def own_dtypes(folder: Path) -> tuple[torch.dtype, dict[str, torch.dtype]]:
+    """What a base's files hold most of their numbers in, and what each tensor there, as far as a model is
+    computed in it (some bases keep norms or routers in fp32).
 
     Raises:
         InvalidSpec: they are quantised, or of a type that no model is computed in.
     """
     remedy = "name the base as it was before, or remove output.merge"
-    if "quantization_config" in json.loads((folder / "config.json").read_bytes()):
+    config = model_files.json_object(folder / model_files.CONFIG, "the base model cannot be merged into")
+    if "quantization_config" in config:
         raise InvalidSpec(f"the base model is quantised, so nothing can be merged into it: {remedy}")
     sizes: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                part = file.get_slice(name)
-                sizes[part.get_dtype()] += math.prod(part.get_shape())
-    found = max(sizes, key=sizes.__getitem__)
+    each: dict[str, torch.dtype] = {}
+    for name, dtype, shape in model_files.tensors(folder, "base model"):
+        sizes[dtype] += math.prod(shape)
+        if dtype in DTYPES:
+            each[name] = DTYPES[dtype]
+    found = max(sizes, key=sizes.__getitem__, default="none")
     if found not in DTYPES:
         raise InvalidSpec(f"the base model's weights are {found}, not {', '.join(DTYPES)}: {remedy}")
-    return DTYPES[found]
+    return DTYPES[found], each
+
+
+def cast(model: PreTrainedModel, most: torch.dtype, each: Mapping[str, torch.dtype]) -> set[torch.dtype]:
+    """Hold each tensor of a model in the dtype of its name, and those that have none in that of most. A file
+    of a model without its head lacks the first part of each name.
+
+    Returns:
+        The dtypes of the parameters.
+    """
+    inside = f"{model.base_model_prefix}."
+    wanted: dict[int, torch.dtype] = {}
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in held:
+        own = each.get(name) or each.get(name.removeprefix(inside)) or each.get(inside + name)
+        if own is not None:
+            wanted[id(tensor)] = own
+    for _, tensor in held:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(wanted.get(id(tensor), most))
+    return {p.dtype for p in model.parameters() if p.is_floating_point()}
 
 
 def export(
@@ -82,26 +105,29 @@ def export(
     """Merge, save, and compare what was saved with base and adapter. It takes memory for the base in fp32.
 
     Raises:
-        InvalidSpec: rounded to the base's dtype, the merged weights answer otherwise.
-        RuntimeError: the adapter would change nothing.
+        InvalidSpec: rounded to the base's dtype, the merged weights answer otherwise; or the adapter would
+            change nothing.
         Terminated: asked to stop.
     """
     assert spec.model.path is not None
     source, length = Path(spec.model.path), spec.data.sequence_length
     lora.check_changed(trained)
-    dtype, held = own_dtype(source), {"dtype": torch.float32}
+    (dtype, each), held = own_dtypes(source), {"dtype": torch.float32}
     base, _ = models.load(source, held, prepared.tokenizer, length, head, prepared.settings)
     whole = _adapted(base, trained)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(len(prepared.tokenizer), (ROWS, min(TOKENS, length)), generator=generator)
     expected = _logits(whole, tokens)
     stop.check()
-    full.export(whole.merge_and_unload(safe_merge=True).to(dtype), prepared.tokenizer, folder)
-    del base, whole
+    merged = whole.merge_and_unload(safe_merge=True)
+    used = cast(merged, dtype, each)
+    full.export(merged, prepared.tokenizer, folder)
+    _name_dtype(folder, dtype)
+    del base, whole, merged
     stop.check()
     saved, _ = models.load(folder, held, prepared.tokenizer, length, head)
     off = difference(_logits(saved, tokens), expected)
-    allowed = tolerance(dtype)
+    allowed = max(tolerance(d) for d in used)
     say("merge", dtype=str(dtype).removeprefix("torch."), difference=f"{off:.1e}", tolerance=f"{allowed:.1e}")
     if not off <= allowed:
         raise InvalidSpec(
@@ -109,6 +135,13 @@ def export(
             f"by {off:.1e}, and {allowed:.1e} is allowed: remove output.merge, or name a base in float32"
         )
     return {}
+
+
+def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """transformers writes the first tensor's dtype into the config, and loads all tensors in that."""
+    path = folder / model_files.CONFIG
+    config = json.loads(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -156,7 +156,7 @@ def _former(adapter: RunAdapter, model: PreTrainedModel) -> torch.Tensor:
     former.check_type(adapter, FORMER)
     rows = former.weights_of(adapter).get(NAME)
     width = model.get_input_embeddings().weight.shape[1]
-    if rows is None or rows.ndim != 2 or rows.shape[1] != width:
+    if rows is None or rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
         raise BaseModelMismatch(
             f"adapter {adapter.uri} holds no virtual tokens of width {width}: name one of this base"
         )
@@ -165,7 +165,7 @@ def _former(adapter: RunAdapter, model: PreTrainedModel) -> torch.Tensor:
 
 def _new(spec: RunSpec, model: PreTrainedModel) -> torch.Tensor:
     assert spec.model.path is not None, "a base comes with its tokenizer"
-    tokenizer = tokenizers.load(Path(spec.model.path))
+    tokenizer = tokenizers.load(Path(spec.model.path), speaks=False)
     tokens = _first_tokens(tokenizer, spec.prompt_tuning or PromptTuning(), spec.training.seed)
     rows: torch.Tensor = model.get_input_embeddings()(tokens.to(model.device))
     return rows
@@ -192,7 +192,8 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, wanted: PromptTuning, seed
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """The virtual tokens and a config that names no path."""
+    """The virtual tokens and a config that names no path; and the chat template, if the base has none."""
+    tokenizers.save_template(tokenizer, folder)
     rows = model.get_submodule(PREFIX).rows.detach()
     count, width = rows.shape
     shape = model.config.get_text_config()

@@ -134,6 +134,11 @@ def _load(
             raise InvalidSpec(f"source {source.name}: this stage needs format prompts, not {source.format}")
         if compare and example.answer is None:
             raise record.error(f"field 'answer' is missing; reward function {compare[0]} compares with it")
+        for name in compare:
+            if problem := functions.lacks(name, example.answer or ""):
+                raise record.error(
+                    f"field 'answer' {problem}; reward function {name} compares with it: mend the record"
+                )
         prompts.append(ask(example, record, tokenizer, room))
         hashes.append(number)
     require(len(prompts), source)

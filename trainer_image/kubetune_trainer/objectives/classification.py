@@ -48,14 +48,17 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     read = [_read(source, stop) for source in sources]
     own = _read(spec.evaluation_source, stop) if spec.evaluation_source else None
     classes = _classes(spec, [r.example.label for source in read for r in source], work)
-    rows, truncated = _rows([r for source in read for r in source], classes, tokenizer, spec, stop)
     hashes = [np.array([r.number for r in source], dtype=np.uint64) for source in read]
     every = np.concatenate(hashes)
     of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
     own_hashes = np.array([r.number for r in own or ()], dtype=np.uint64)
     held = kept_out(every, None if own is None else own_hashes, spec.data.validation_fraction)
-    require_each(sources, of_source[~held])
-    training = [row for row, h in zip(rows, held, strict=True) if not h]
+    require_each(sources, of_source, held)
+    both = [r for source in read for r in source]
+    training, truncated = _rows(
+        [r for r, h in zip(both, held, strict=True) if not h], classes, tokenizer, spec, stop
+    )
+    rest, _ = _rows([r for r, h in zip(both, held, strict=True) if h], classes, tokenizer, spec, stop)
     labels = np.array([row.label for row in training], dtype=np.int64)
     _tell(classes, labels)
 
@@ -64,7 +67,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     epochs = Epochs(store, of_source[~held], weights, None, settings.seed)
     count = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
     if own is None:
-        measured = _smallest([row for row, h in zip(rows, held, strict=True) if h], every[held], spec)
+        measured = _smallest(rest, every[held], spec)
     else:
         own_rows, _ = _rows(own, classes, tokenizer, spec, stop)
         measured = _smallest(own_rows, own_hashes, spec)
@@ -153,6 +156,8 @@ def _rows(
         DataError: a label is none of the classes, or a text has no token.
     """
     index = {label: i for i, label in enumerate(classes)}
+    if spec.data.labels and not any(label.isdecimal() for label in classes):
+        index |= {str(i): i for i in range(len(classes))}  # many data sets number their classes
     for r in read:
         if r.example.label not in index:
             shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")

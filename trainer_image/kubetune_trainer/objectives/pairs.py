@@ -54,7 +54,8 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
     tokenizer = tokenizers.load(Path(spec.model.path))
     length, settings = spec.data.sequence_length, spec.finetune
     sources = [s for s in spec.data.sources if s.weight > 0]
-    found = split(spec, sources, partial(_load, tokenizer=tokenizer, length=length, stop=stop))
+    load = partial(_load, tokenizer=tokenizer, length=length, stop=stop)
+    found = split(spec, sources, load, lambda pair: pair.fits)
     training = store_pairs(found.training, len(tokenizer), whole=whole)
     epochs = Epochs(training.chosen, found.source, [s.weight for s in sources], None, settings.seed)
     rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
@@ -71,6 +72,7 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
             held_out=int(found.held.sum()),
             tokens=sum(tokens),
             truncated=sum(p.cut for p in found.training),
+            dropped=found.dropped,
         ),
         sources=facts_of(sources, found.of_source, found.held, tokens),
         fingerprint=found.fingerprint,

@@ -1,26 +1,28 @@
 """Supervised fine-tuning: say what the assistant says."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.encode import Encoded, encode, question, render
-from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.encode import Encoded, Rendered, encode, examples_of, question
+from kubetune_trainer.data.examples import facts_of, read_examples, require
 from kubetune_trainer.data.formats import Example
-from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.rows import collate, row_of
-from kubetune_trainer.data.store import store_of
+from kubetune_trainer.data.split import Loaded, split
+from kubetune_trainer.data.store import TokenStore, store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.heads import CAUSAL_LM
+from kubetune_trainer.log import say
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
@@ -39,43 +41,29 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     """
     if spec.finetune is None or spec.model.path is None:
         raise InvalidSpec("stage sft needs finetune settings and a base model")
-    tokenizer = tokenizers.load(Path(spec.model.path))
-    sources = [s for s in spec.data.sources if s.weight > 0]
-    loaded = [_load(source, tokenizer, spec.data.prompt_loss, stop) for source in sources]
-    hashes = [source.hashes for source in loaded]
-    of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
-    own = _load(spec.evaluation_source, tokenizer, False, stop) if spec.evaluation_source else None
-    held = kept_out(np.concatenate(hashes), own.hashes if own else None, spec.data.validation_fraction)
-    examples = [e for source in loaded for e in source.examples]
-    encoded = [e for source in loaded for e in source.encoded]
-
-    length = spec.data.sequence_length
-    truncated = sum(len(e.tokens) > length for e, h in zip(encoded, held, strict=True) if not h)
-    kept = np.array([not h and any(e.trained[1:length]) for e, h in zip(encoded, held, strict=True)])
-    require_each(sources, of_source[kept])
-    chosen = [e for e, k in zip(encoded, kept, strict=True) if k]
-    store = store_of(
-        (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
-    )
-    training, seed = spec.finetune, spec.finetune.seed
-    epochs = Epochs(
-        store, of_source[kept], [s.weight for s in sources], length if spec.data.packing else None, seed
-    )
-    rows = None if training.epochs is None else max(1, rows_in(epochs, training.epochs))
-    measured = own or _held_out(
-        _Loaded(examples, encoded, np.concatenate(hashes)), held, tokenizer, spec.data.prompt_loss
-    )
-    tokens = [int(store.lengths[of_source[kept] == i].sum()) for i in range(len(sources))]
+    tokenizer, settings = tokenizers.load(Path(spec.model.path)), spec.finetune
+    sources, length = [s for s in spec.data.sources if s.weight > 0], spec.data.sequence_length
+    load = partial(_load, tokenizer=tokenizer, prompt_loss=spec.data.prompt_loss, stop=stop)
+    found = split(spec, sources, load, lambda item: bool(item.encoded.trained[1:length].any()))
+    store = _store([item.encoded for item in found.training], length, tokenizer)
+    packed = length if spec.data.packing else None
+    epochs = Epochs(store, found.source, [s.weight for s in sources], packed, settings.seed)
+    rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
+    tokens = [int(store.lengths[found.source == i].sum()) for i in range(len(sources))]
     return Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(store, epochs, rows),
-        total_steps=training.max_steps or math.ceil((rows or 1) / training.global_batch_size),
-        evaluation=_evaluation(spec, tokenizer, measured),
+        total_steps=settings.max_steps or math.ceil((rows or 1) / settings.global_batch_size),
+        evaluation=_evaluation(spec, tokenizer, found.measured),
         data=DataStatus(
-            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
+            documents=len(found.held),
+            held_out=int(found.held.sum()),
+            tokens=sum(tokens),
+            truncated=sum(len(item.encoded.tokens) > length for item in found.training),
+            dropped=found.dropped,
         ),
-        sources=facts_of(sources, of_source, held, tokens),
-        fingerprint=fingerprint([*hashes, own.hashes] if own else hashes),
+        sources=facts_of(sources, found.of_source, found.held, tokens),
+        fingerprint=found.fingerprint,
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
     )
@@ -91,53 +79,56 @@ def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
     return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=True)
 
 
-class _Loaded:
-    """The examples of one source."""
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An example as what it asks, as text and as tokens."""
 
-    def __init__(self, examples: list[Example], encoded: list[Encoded], hashes: NDArray[np.uint64]) -> None:
-        self.examples, self.encoded, self.hashes = examples, encoded, hashes
+    example: Example
+    rendered: Rendered
+    encoded: Encoded
 
 
-def _load(source: RunSource, tokenizer: PreTrainedTokenizerBase, prompt_loss: bool, stop: Stop) -> _Loaded:
-    examples, rendered, hashes = [], [], []
+def _load(
+    source: RunSource, tokenizer: PreTrainedTokenizerBase, prompt_loss: bool, stop: Stop
+) -> Loaded[_Item]:
+    examples: list[tuple[Example, Rendered]] = []
+    hashes: list[int] = []
+    records = 0
     for record, example, number in read_examples(source, stop):
         with record.named():
-            rendered.append(render(example, tokenizer))
-        examples.append(example)
-        hashes.append(number)
-    require(len(examples), source)
-    encoded = []
-    for tokens in encode(rendered, tokenizer, prompt_loss=prompt_loss):
+            parts = examples_of(example, tokenizer)
+        examples += parts
+        hashes += [number] * len(parts)
+        records += 1
+    require(records, source)
+    if records < len(examples):
+        say(
+            "data",
+            text=f"source {source.name}: the chat template writes earlier turns otherwise once another "
+            f"follows, so each answer is an example of its own: {records:,} records, {len(examples):,} "
+            "examples",
+        )
+    items = []
+    encoded = encode((rendered for _, rendered in examples), tokenizer, prompt_loss=prompt_loss)
+    for (example, rendered), tokens in zip(examples, encoded, strict=True):
         stop.check()
-        encoded.append(tokens)
-    return _Loaded(examples, encoded, np.array(hashes, dtype=np.uint64))
+        items.append(_Item(example, rendered, tokens))
+    return Loaded(items, np.array(hashes, dtype=np.uint64))
 
 
-def _held_out(
-    loaded: _Loaded, held: NDArray[np.bool_], tokenizer: PreTrainedTokenizerBase, prompt_loss: bool
-) -> _Loaded:
-    """The held-out examples; measured on the answers alone, whatever is trained on."""
-    indices = np.flatnonzero(held)
-    examples = [loaded.examples[i] for i in indices]
-    if prompt_loss:
-        encoded = list(encode((render(e, tokenizer) for e in examples), tokenizer))
-    else:
-        encoded = [loaded.encoded[i] for i in indices]
-    return _Loaded(examples, encoded, loaded.hashes[indices])
-
-
-def _evaluation(spec: RunSpec, tokenizer: PreTrainedTokenizerBase, measured: _Loaded) -> EvaluationSet:
-    """Of the examples to measure, those with the smallest hashes."""
-    indices = smallest(measured.hashes, spec.evaluation.max_examples)
-    length = spec.data.sequence_length
-    chosen = [measured.encoded[i] for i in indices]
-    store = store_of(
-        (e.tokens[:length] for e in chosen), len(tokenizer), [e.trained[:length] for e in chosen]
+def _store(examples: Sequence[Encoded], length: int, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
+    return store_of(
+        (e.tokens[:length] for e in examples), len(tokenizer), [e.trained[:length] for e in examples]
     )
-    rows = [
-        row_of([store.piece(d, 0, int(store.lengths[d]) - 1)])
-        for d in range(len(store))
-        if store.lengths[d] > 1
-    ]
-    asked = (question(measured.examples[i], tokenizer) for i in indices)
-    return EvaluationSet([r for r in rows if r.targets], [q for q in asked if q is not None], len(rows))
+
+
+def _evaluation(spec: RunSpec, tokenizer: PreTrainedTokenizerBase, items: Sequence[_Item]) -> EvaluationSet:
+    """Measured on the answers alone, whatever is trained on."""
+    encoded = [item.encoded for item in items]
+    if spec.data.prompt_loss:
+        encoded = list(encode((item.rendered for item in items), tokenizer))
+    store = _store(encoded, spec.data.sequence_length, tokenizer)
+    rows = [row_of([store.piece(d, 0, int(store.lengths[d]) - 1)]) for d in range(len(store))]
+    rows = [row for row in rows if row.targets]
+    asked = (question(item.example, tokenizer) for item in items)
+    return EvaluationSet(rows, [q for q in asked if q is not None], len(rows))

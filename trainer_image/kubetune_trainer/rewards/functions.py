@@ -62,3 +62,13 @@ FUNCTIONS: dict[str, Callable[[str, str], float]] = {
 }
 NEED_ANSWER = {"exact-match", "contains", "number"}
 """Rules that compare with the record's answer."""
+
+
+def lacks(name: str, right: str) -> str | None:
+    """What a right answer lacks for a rule that compares with it, or None: every answer would be worth the
+    same."""
+    if name == "contains" and not right.strip():
+        return "is empty: every answer contains it"
+    if name == "number" and _last_number(right) is None:
+        return "holds no number"
+    return None

@@ -1,11 +1,11 @@
 """A reward model: a sequence classifier with one output, frozen, with its own tokenizer."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import RunAdapter, RunSpec
@@ -19,7 +19,11 @@ from kubetune_trainer.data.prompts import answered
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
 from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.heads import CLASSIFIER
-from kubetune_trainer.methods.former import CONFIG, WEIGHTS
+from kubetune_trainer.methods import adapter_config
+from kubetune_trainer.methods.adapter_config import CONFIG
+from kubetune_trainer.methods.former import TYPES, WEIGHTS
+from kubetune_trainer.model_files import json_object
+from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.rewards import Judge
 from kubetune_trainer.runtime import Precision, autocast
 
@@ -37,8 +41,11 @@ def check(judge: RunAdapter, base_digest: str) -> str:
     if (folder / CONFIG).exists() and (folder / MANIFEST).exists():
         try:
             trained_on = read_manifest(folder).base_model_digest
-        except ManifestError as error:
-            raise InvalidSpec(f"reward model {judge.uri}: {error}: remove the file or restore it") from error
+        except (ManifestError, OSError) as error:
+            problem = getattr(error, "strerror", None) or error
+            raise InvalidSpec(
+                f"reward model {judge.uri}: {problem}: remove {MANIFEST} or restore it"
+            ) from error
         if trained_on != base_digest:
             raise BaseModelMismatch(
                 f"reward model {judge.uri} was trained on base {trained_on}, not on {base_digest}: name one "
@@ -59,27 +66,61 @@ def load(spec: RunSpec, judge: RunAdapter, precision: Precision, device: torch.d
         raise InvalidSpec(
             f"reward model {judge.uri}: {WEIGHTS} is missing: name a folder with a peft adapter"
         )
-    base = Path(spec.model.path or "") if adapts else folder
-    tokenizer = tokenizers.load(base)
+    base, what = (
+        (Path(spec.model.path or ""), "base model") if adapts else (folder, f"reward model {judge.uri}")
+    )
+    tokenizer = tokenizers.load(base, what=what)
     options = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     settings = {"num_labels": _outputs(judge, folder), "pad_token_id": tokenizer.pad_token_id}
-    model, fresh = models.load(base, options, tokenizer, 1, CLASSIFIER, settings if adapts else None)
+    model, fresh = models.load(base, options, tokenizer, 1, CLASSIFIER, settings if adapts else None, what)
     if adapts:
-        model = PeftModel.from_pretrained(model, folder)
+        model = _adapted(model, judge, folder)
     elif fresh:
         raise InvalidSpec(
             f"reward model {judge.uri} has no weights for {', '.join(fresh)}: name a model that stage reward "
             "made"
         )
+    # A classifier answers at the last token that is not this one, and rows are padded by the tokenizer. Once
+    # it is loaded, since the embeddings of some models count positions from the number that they begin with.
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.to(device).eval().requires_grad_(False)
     return _Judge(model, tokenizer, precision)
 
 
-def _outputs(judge: RunAdapter, folder: Path) -> int:
+def _adapted(model: PreTrainedModel, judge: RunAdapter, folder: Path) -> PeftModel:
+    """The base with the reward model's adapter and head.
+
+    Raises:
+        BaseModelMismatch: it does not fit the base.
+        InvalidSpec: it is no LoRA adapter, holds no head or no finite numbers, or cannot be read.
+    """
+    what, remedy = f"reward model {judge.uri}", "name one that stage reward made of this base"
+    found = json_object(folder / CONFIG, what).get("peft_type")
+    if found != TYPES["lora"]:
+        raise InvalidSpec(f"{what} is an adapter of type {found}: {remedy}")
+    config = adapter_config.read(folder, what)
+    config.task_type = CLASSIFIER.task
+    adapter_config.resolve(config, model, what)
+    with reading(f"{what}: {WEIGHTS}", remedy), safe_open(folder / WEIGHTS, framework="pt") as file:
+        saved = {*file.keys()}
     try:
-        outputs = int(AutoConfig.from_pretrained(folder, local_files_only=True).num_labels)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise InvalidSpec(f"reward model {judge.uri}: config.json cannot be used: {error}") from error
+        adapted: PeftModel = PeftModel.from_pretrained(model, folder, config=config)
+        there = {*get_peft_model_state_dict(adapted, save_embedding_layers=False)}
+    except Exception as error:  # peft's and torch's, of other layers and shapes
+        if not of_the_file(error):
+            raise
+        raise BaseModelMismatch(f"{what} does not fit the base: {cause(error)}: {remedy}") from error
+    if saved != there:  # peft would leave what is missing as it was initialised
+        strange = sorted(saved ^ there)[0]
+        raise BaseModelMismatch(f"{what} has other layers than the base ({strange}, ...): {remedy}")
+    models.check_finite(adapted.named_parameters(), f"{what}: its files")
+    return adapted
+
+
+def _outputs(judge: RunAdapter, folder: Path) -> int:
+    with reading(f"reward model {judge.uri}: config.json", "restore it"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        outputs = int(config.num_labels)
     if outputs != 1:
         raise InvalidSpec(
             f"reward model {judge.uri} has {outputs} outputs, not one: name a model that stage reward made"

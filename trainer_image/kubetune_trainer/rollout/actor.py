@@ -61,14 +61,8 @@ class Actor:
             max_new_tokens=self.settings.max_new_tokens, do_sample=True,
             temperature=self.settings.temperature, top_k=0, top_p=1.0,
         )  # fmt: skip
-        usual = model.generation_config
-        # What the base recommends for chatting would draw from another distribution than is trained.
-        model.generation_config = GenerationConfig(eos_token_id=usual.eos_token_id if usual else None)
-        try:
-            with self.policy.autocast():
-                return continuations(model, self.tokenizer, [p.tokens for p in prompts], config, stop)
-        finally:
-            model.generation_config = usual
+        with self.policy.autocast():
+            return continuations(model, self.tokenizer, [p.tokens for p in prompts], config, stop)
 
     def _rewards(self, prompts: Sequence[AskedPrompt], said: Sequence[list[int]]) -> list[float]:
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)

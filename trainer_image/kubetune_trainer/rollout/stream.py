@@ -82,6 +82,11 @@ class RolloutStream:
         } | self._memory
         self._report(**facts)
         say("rollout", number=self._made, answers=len(drawn), **facts)
+        if not any(row.advantages.any() for row in self._rows):
+            say(
+                "warning",
+                text="no answer was rewarded otherwise than the others: nothing is learned from them",
+            )
 
     def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:
         """Each process answers some of the prompts."""
