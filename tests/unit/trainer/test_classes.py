@@ -26,6 +26,11 @@ def test_one_class_is_refused():
         label_map(["a", "a"])
 
 
+def test_a_text_is_no_label():
+    with pytest.raises(DataError, match="1,001 labels, and at most 1,000 classes are possible"):
+        label_map([f"text {i}" for i in range(1001)])
+
+
 def test_balanced_weights_give_each_class_the_same_sum():
     labels = np.array([0] * 6 + [1] * 2 + [3])
     weights = balanced(labels, 4)

@@ -12,6 +12,9 @@ from kubetune_trainer.data.formats import Labelled
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import DataError
 
+MOST_CLASSES = 1000
+"""As many as data.labels may name."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
@@ -40,13 +43,18 @@ def label_map(labels: Iterable[str]) -> list[str]:
     """The classes in a fixed order: by number if all are numbers, else by text.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than two, or more than MOST_CLASSES.
     """
     distinct = set(labels)
     if len(distinct) < 2:
         raise DataError(
             f"all examples have the label {next(iter(distinct), None)!r}: there is nothing to tell apart; "
             "add examples of another class or name the classes in data.labels"
+        )
+    if len(distinct) > MOST_CLASSES:
+        raise DataError(
+            f"there are {len(distinct):,} labels, and at most {MOST_CLASSES:,} classes are possible: see "
+            "whether the field holds labels"
         )
     try:
         return sorted(distinct, key=lambda label: (int(label), label))
