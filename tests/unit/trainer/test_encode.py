@@ -104,6 +104,15 @@ def test_templates_that_cannot_be_masked_are_refused(tokenizer, template: str, m
         examples_of(TALK, other)
 
 
+def test_a_template_without_end_is_refused(tokenizer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("kubetune_trainer.data.encode.TEMPLATE_SECONDS", 0.1)
+    other = copy.deepcopy(tokenizer)
+    many = "{% for i in range(99999) %}"
+    other.chat_template = f"{many}{many}{{% endfor %}}{{% endfor %}}"
+    with pytest.raises(DataError, match=r"refuses the conversation: it did not end within 0\.1 seconds"):
+        examples_of(TALK, other)
+
+
 def test_where_earlier_turns_are_rewritten_each_answer_is_an_example(tokenizer):
     other = copy.deepcopy(tokenizer)
     other.chat_template = FORGETFUL

@@ -21,8 +21,11 @@ from kubetune_trainer.data.formats import (
     Text,
 )
 from kubetune_trainer.errors import DataError, known
+from kubetune_trainer.patience import cpu_time
 
 BATCH = 1024
+TEMPLATE_SECONDS = 10.0
+"""Of computing that a chat template may take for a conversation; an honest one takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,10 @@ def chat(
     ]
     tools = json.loads(example.tools) if example.tools else None
     try:
-        text = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=answer)
+        with cpu_time(TEMPLATE_SECONDS):
+            text = tokenizer.apply_chat_template(
+                turns, tools=tools, tokenize=False, add_generation_prompt=answer
+            )
     except Exception as error:  # a template is a program
         if known(error):
             raise
