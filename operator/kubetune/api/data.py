@@ -17,6 +17,8 @@ Metric = Literal[
     "loss", "perplexity", "token-accuracy", "exact-match", "rouge-l", "accuracy", "reward-margin", "f1",
     "reward", "kl",
 ]  # fmt: skip
+MOST_CLASSES = 1000
+"""Of a classifier, whether they are named or found in the data."""
 
 _SOME_WEIGHT = Check(
     "self.exists(s, s.weight > 0.0)",
@@ -144,7 +146,7 @@ class FineTuneData(Block):
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]] | None,
-        Field(min_length=2, max_length=1000, json_schema_extra=SET_LIST),
+        Field(min_length=2, max_length=MOST_CLASSES, json_schema_extra=SET_LIST),
     ] = None
     """The classes of stage classification, in the order of the model's outputs; other labels in the data are
     an error, except numbers from 0 on for classes that have names. Default: those found in the sources,

@@ -8,12 +8,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from kubetune.api.data import MOST_CLASSES
 from kubetune_trainer.data.formats import Labelled
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import DataError
-
-MOST_CLASSES = 1000
-"""As many as data.labels may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +81,8 @@ def tokenise(
         if len(encoded["input_ids"]) > length:
             cut += 1
             encoded = tokenizer(*texts, truncation=True, max_length=length)
+            tokenizer.backend_tokenizer.no_truncation()  # or it would go into the artifact
         tokens = np.array(encoded["input_ids"], dtype=np.int64)
-        tokenizer.backend_tokenizer.no_truncation()  # or it would go into the artifact
         types = encoded.get("token_type_ids", np.zeros_like(tokens))
         found.append((tokens, np.asarray(types, dtype=np.int64)))
     return found, cut

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from kubetune.api.runspec import ArtifactFormat, RunAdapter
 from kubetune.artifacts.digest import MANIFEST
-from kubetune.artifacts.manifest import ManifestError, read_manifest
+from kubetune.artifacts.manifest import Manifest, ManifestError, read_manifest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
 from kubetune_trainer.log import say
 from kubetune_trainer.methods import adapter_config
@@ -40,11 +40,7 @@ def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
     if not (folder / MANIFEST).exists():
         say("warning", text="the adapter has no manifest: only its shapes tell whether it fits the base")
         return digest
-    try:
-        manifest = read_manifest(folder)
-    except (ManifestError, OSError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise InvalidSpec(f"adapter {adapter.uri}: {problem}: remove {MANIFEST} or restore it") from error
+    manifest = manifest_of(folder, f"adapter {adapter.uri}")
     if manifest.format != format:
         remedy = "name it as baseModel" if manifest.format == "full" else f"name {KINDS[format]}"
         raise InvalidSpec(f"adapter {adapter.uri} is of format {manifest.format}: {remedy}")
@@ -54,6 +50,23 @@ def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
             "name that base, or an adapter of this one"
         )
     return digest
+
+
+def manifest_of(folder: Path, what: str) -> Manifest:
+    """The manifest of an adapter.
+
+    Args:
+        folder: of the adapter.
+        what: it is, for messages.
+
+    Raises:
+        InvalidSpec: it cannot be read, or is malformed.
+    """
+    try:
+        return read_manifest(folder)
+    except (ManifestError, OSError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise InvalidSpec(f"{what}: {problem}: remove {MANIFEST} or restore it") from error
 
 
 def config_of(adapter: RunAdapter) -> LoraConfig:

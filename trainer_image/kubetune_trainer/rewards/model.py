@@ -10,7 +10,6 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.artifacts.digest import MANIFEST
-from kubetune.artifacts.manifest import ManifestError, read_manifest
 from kubetune_trainer import model as models
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.encode import encode, render
@@ -21,7 +20,7 @@ from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.methods import adapter_config
 from kubetune_trainer.methods.adapter_config import CONFIG
-from kubetune_trainer.methods.former import TYPES, WEIGHTS
+from kubetune_trainer.methods.former import TYPES, WEIGHTS, manifest_of
 from kubetune_trainer.model_files import json_object
 from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.rewards import Judge
@@ -39,13 +38,7 @@ def check(judge: RunAdapter, base_digest: str) -> str:
     digest = models.checked_digest("reward model", judge.path, judge.root, judge.digest)
     folder = Path(judge.path)
     if (folder / CONFIG).exists() and (folder / MANIFEST).exists():
-        try:
-            trained_on = read_manifest(folder).base_model_digest
-        except (ManifestError, OSError) as error:
-            problem = getattr(error, "strerror", None) or error
-            raise InvalidSpec(
-                f"reward model {judge.uri}: {problem}: remove {MANIFEST} or restore it"
-            ) from error
+        trained_on = manifest_of(folder, f"reward model {judge.uri}").base_model_digest
         if trained_on != base_digest:
             raise BaseModelMismatch(
                 f"reward model {judge.uri} was trained on base {trained_on}, not on {base_digest}: name one "
