@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kubetune.api.exitcodes import Reason, code_of
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RUN_SPEC_PATH, RunSpec
-from kubetune_trainer import termination
+from kubetune_trainer import termination, warned
 from kubetune_trainer.errors import InvalidSpec, known
 from kubetune_trainer.log import banner_error, say
 from kubetune_trainer.reading import cause, panicked
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
     outcome = None
+    warned.restart()
     try:
         spec = _read(path)
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
 from kubetune.api.runspec import RunSpec
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer import artifact, attention, baseline, optimizer, report, runtime
 from kubetune_trainer import model as models
 from kubetune_trainer.checkpoint import Checkpoints, State
@@ -37,6 +38,7 @@ from kubetune_trainer.rewards import model as reward_model
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
+from kubetune_trainer.warned import warn
 
 OBJECTIVES: dict[str, ModuleType] = {
     "pretrain": clm,
@@ -158,21 +160,21 @@ class _Run:
         """Say what is allowed and seldom meant."""
         settings, steps = self.spec.training, prepared.total_steps
         if not prepared.evaluation.examples:
-            say(
-                "warning",
-                text="nothing is held out, so nothing is measured: add data or name evaluation.data",
+            warn(
+                WarningReason.NOTHING_HELD_OUT,
+                "nothing is held out, so nothing is measured: add data or name evaluation.data",
             )
         epochs = self.spec.finetune.epochs if self.spec.finetune else None
         if epochs and steps < epochs:
-            say(
-                "warning",
-                text=f"{epochs:g} epochs are {steps} steps of training.globalBatchSize "
+            warn(
+                WarningReason.FEW_STEPS,
+                f"{epochs:g} epochs are {steps} steps of training.globalBatchSize "
                 f"{settings.global_batch_size}: lower it to take more and smaller steps",
             )
         if 0 < steps <= settings.warmup_steps:
-            say(
-                "warning",
-                text=f"training.warmupSteps {settings.warmup_steps} is the whole run of {steps} steps: the "
+            warn(
+                WarningReason.WARMUP_NEVER_ENDS,
+                f"training.warmupSteps {settings.warmup_steps} is the whole run of {steps} steps: the "
                 "learning rate never reaches training.learningRate",
             )
 
@@ -240,9 +242,9 @@ class _Run:
             outcome.progress.update(checkpoint=checkpoints.newest)
             say("resumed", step=state.step)
             if state.fingerprint != prepared.fingerprint:
-                say(
-                    "warning",
-                    text="the data changed since the checkpoint: the run goes on with what is there now",
+                warn(
+                    WarningReason.DATA_CHANGED,
+                    "the data changed since the checkpoint: the run goes on with what is there now",
                 )
                 state.fingerprint = prepared.fingerprint
 

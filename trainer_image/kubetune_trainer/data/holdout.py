@@ -4,7 +4,8 @@ or reordered, and identical examples never stand on both sides."""
 import numpy as np
 from numpy.typing import NDArray
 
-from kubetune_trainer.log import say
+from kubetune.api.warnings import WarningReason
+from kubetune_trainer.warned import warn
 
 
 def kept_out(
@@ -22,7 +23,10 @@ def kept_out(
         return held_out(hashes, fraction)
     held = np.isin(hashes, own)
     if held.any():
-        say("warning", text=f"{held.sum():,} examples are in evaluation.data, too: they are not trained on")
+        warn(
+            WarningReason.ALSO_IN_EVALUATION,
+            f"{held.sum():,} examples are in evaluation.data, too: they are not trained on",
+        )
     return held
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubetune.api.runspec import RunSource, RunSpec
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer.data.examples import fingerprint, require_each
 from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.errors import DataError
-from kubetune_trainer.log import say
+from kubetune_trainer.warned import warn
 
 T = TypeVar("T")
 
@@ -71,9 +72,9 @@ def split(
     require_each(sources, of_source, held, room)
     kept, length = ~held & room, spec.data.sequence_length
     if dropped := int((~held & ~room).sum()):
-        say(
-            "warning",
-            text=f"{dropped:,} of {(~held).sum():,} examples are left out: data.sequenceLength {length} "
+        warn(
+            WarningReason.EXAMPLES_DROPPED,
+            f"{dropped:,} of {(~held).sum():,} examples are left out: data.sequenceLength {length} "
             "leaves no room for their answers; raise it to learn from them",
         )
     tested = own or Loaded([item for item, h in zip(items, held, strict=True) if h], hashes[held])

@@ -10,10 +10,11 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.log import say
 from kubetune_trainer.reading import cause, of_the_file, reading
+from kubetune_trainer.warned import warn
 
 END = "<|endoftext|>"
 """Ends every document in pretraining, so it is a trained token, and every answer afterwards. There is no
@@ -120,7 +121,10 @@ def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreT
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.template_added = speaks and tokenizer.chat_template is None
     if tokenizer.template_added:
-        say("warning", text=f"the {what} has no chat template: conversations are written in kubetune's own")
+        warn(
+            WarningReason.CHAT_TEMPLATE_ADDED,
+            f"the {what} has no chat template: conversations are written in kubetune's own",
+        )
         tokenizer.chat_template = CHAT_TEMPLATE
     elif speaks:
         _check_template(tokenizer.chat_template, what)

@@ -8,15 +8,16 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from safetensors.torch import load_file
 
 from kubetune.api.runspec import ArtifactFormat, RunAdapter
+from kubetune.api.warnings import WarningReason
 from kubetune.artifacts.digest import MANIFEST
 from kubetune.artifacts.manifest import Manifest, ManifestError, read_manifest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
-from kubetune_trainer.log import say
 from kubetune_trainer.methods import adapter_config
 from kubetune_trainer.methods.adapter_config import CONFIG
 from kubetune_trainer.model import check_finite, checked_digest
 from kubetune_trainer.model_files import json_object
 from kubetune_trainer.reading import cause, of_the_file, reading
+from kubetune_trainer.warned import warn
 
 WEIGHTS = "adapter_model.safetensors"
 KINDS: dict[ArtifactFormat, str] = {"lora": "a LoRA adapter", "prompt": "one of method prompt-tuning"}
@@ -38,7 +39,10 @@ def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
         if not (folder / name).is_file():
             raise DataError(f"adapter {adapter.uri}: {name} is missing: name a folder with a peft adapter")
     if not (folder / MANIFEST).exists():
-        say("warning", text="the adapter has no manifest: only its shapes tell whether it fits the base")
+        warn(
+            WarningReason.ADAPTER_WITHOUT_MANIFEST,
+            "the adapter has no manifest: only its shapes tell whether it fits the base",
+        )
         return digest
     manifest = manifest_of(folder, f"adapter {adapter.uri}")
     if manifest.format != format:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer.classify import ClassLossModel
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.classes import ClassRow, balanced, collate, label_map, tokenise
@@ -29,6 +30,7 @@ from kubetune_trainer.model import evaluating
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.warned import warn
 
 HEAD = CLASSIFIER
 
@@ -184,5 +186,5 @@ def _smallest(rows: list[ClassRow], hashes: NDArray[np.uint64], spec: RunSpec) -
 def _tell(classes: list[str], labels: NDArray[np.int64]) -> None:
     counts = np.bincount(labels, minlength=len(classes))
     if absent := [label for label, n in zip(classes, counts, strict=True) if not n]:
-        say("warning", text=f"no example of {', '.join(absent[:20])} is trained on")
+        warn(WarningReason.CLASS_WITHOUT_EXAMPLES, f"no example of {', '.join(absent[:20])} is trained on")
     say("classes", count=len(classes), smallest=int(counts.min()), largest=int(counts.max()))

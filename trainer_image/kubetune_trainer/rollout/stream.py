@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer.data.prompts import AskedPrompt
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.data.streams import EpochStream
@@ -17,6 +18,7 @@ from kubetune_trainer.loop import thinned
 from kubetune_trainer.rollout.actor import Actor
 from kubetune_trainer.rollout.rows import Rollout, pack, unpack
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.warned import warn
 
 Memory = dict[str, float]
 """What an objective remembers from batch to batch."""
@@ -83,9 +85,9 @@ class RolloutStream:
         self._report(**facts)
         say("rollout", number=self._made, answers=len(drawn), **facts)
         if not any(row.advantages.any() for row in self._rows):
-            say(
-                "warning",
-                text="no answer was rewarded otherwise than the others: nothing is learned from them",
+            warn(
+                WarningReason.EQUAL_REWARDS,
+                "no answer was rewarded otherwise than the others: nothing is learned from them",
             )
 
     def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:

@@ -1,0 +1,48 @@
+"""What a run does otherwise than somebody may expect: allowed, and said.
+
+A warning is a row here, and one call of `kubetune_trainer.warned.warn`. It is in the log, in the job's
+condition `Warnings` and in the report.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from kubetune.api.meta import Block
+
+MAX_WARNINGS = 32
+
+
+class WarningReason(StrEnum):
+    """Why a run warns; one word for programs."""
+
+    NOTHING_HELD_OUT = "NothingHeldOut"
+    """No example is kept for the evaluation, so nothing is measured."""
+    FEW_STEPS = "FewSteps"
+    """The data are so few that an epoch is less than a step."""
+    WARMUP_NEVER_ENDS = "WarmupNeverEnds"
+    """The learning rate never reaches training.learningRate."""
+    DATA_CHANGED = "DataChanged"
+    """The data are not those of the checkpoint that the run goes on from."""
+    CHAT_TEMPLATE_ADDED = "ChatTemplateAdded"
+    """The base has no chat template, so conversations are written in kubetune's own."""
+    EXAMPLES_DROPPED = "ExamplesDropped"
+    """Examples are not trained on."""
+    ALSO_IN_EVALUATION = "AlsoInEvaluation"
+    """Examples are in evaluation.data, too, and not trained on."""
+    EQUAL_REWARDS = "EqualRewards"
+    """Every answer was rewarded alike, so nothing is learned from them."""
+    CLASS_WITHOUT_EXAMPLES = "ClassWithoutExamples"
+    """A class has no example to learn from."""
+    ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
+    """Nothing but its shapes tells whether an adapter fits the base."""
+
+
+class RunWarning(Block):
+    """One warning."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=63)]
+    """One word for programs."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """For people: what is so, and what to do."""
