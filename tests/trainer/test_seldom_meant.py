@@ -1,5 +1,6 @@
 """What is allowed and seldom meant is said, and counted."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,7 +39,17 @@ def test_examples_without_room_are_left_out_and_counted(run: Run, base: Path, tm
     ended = succeeded(run(sft(tmp_path, base, [*SHORT, *LONG], held_out=0.0)))
     assert ended.message.data
     assert (ended.message.data.documents, ended.message.data.dropped) == (25, 5)
-    assert "5 of 25 examples are left out: data.sequenceLength 48 leaves no room" in ended.out
+    said = "5 of 25 examples are left out: data.sequenceLength 48 leaves no room"
+    assert said in ended.out
+    # Whoever does not read logs finds it in the status, the manifest, the report and the card.
+    assert ended.message.trainer_status
+    told = {w.reason: w.message for w in ended.message.trainer_status.warnings or []}
+    assert told["ExamplesDropped"].startswith(said)
+    artifact = tmp_path / "out/artifact"
+    kept = json.loads((artifact / "manifest.json").read_text())["report"]["trainerStatus"]["warnings"]
+    assert {w["reason"] for w in kept} == told.keys() == {"ExamplesDropped", "NothingHeldOut"}
+    assert said in (artifact / "report.html").read_text()
+    assert said in (artifact / "README.md").read_text()
 
 
 def test_what_has_no_room_is_not_measured_either(run: Run, base: Path, tmp_path: Path):

@@ -42,7 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
     outcome = None
-    warned.restart()
     try:
         spec = _read(path)
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())
@@ -54,6 +53,7 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
 
         stop.check()
         outcome = Outcome(Progress())
+        warned.restart(outcome.progress.update)
         try:
             run(spec, outcome, stop)
         finally:

@@ -17,6 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from kubetune.api.progress import CheckpointStatus, Measurement, NamedValue, ProgressUpdate, TrainerStatus
+from kubetune_trainer import warned
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import StepReport
@@ -75,6 +76,7 @@ class Progress:
                 progress_percentage=self._percentage,
                 estimated_remaining_seconds=self._remaining,
                 metrics=named(self._metrics),
+                warnings=warned.given() or None,
                 last_updated_time=rfc3339(),
             )
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
 from kubetune.api.runspec import RunSpec
-from kubetune.api.warnings import WarningReason
-from kubetune_trainer import artifact, attention, baseline, optimizer, report, runtime
+from kubetune.api.warnings import NOTHING_HELD_OUT, WarningReason, warmup_never_ends
+from kubetune_trainer import artifact, attention, baseline, optimizer, report, runtime, warned
 from kubetune_trainer import model as models
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.clock import rfc3339
@@ -160,10 +160,7 @@ class _Run:
         """Say what is allowed and seldom meant."""
         settings, steps = self.spec.training, prepared.total_steps
         if not prepared.evaluation.examples:
-            warn(
-                WarningReason.NOTHING_HELD_OUT,
-                "nothing is held out, so nothing is measured: add data or name evaluation.data",
-            )
+            warn(WarningReason.NOTHING_HELD_OUT, NOTHING_HELD_OUT)
         epochs = self.spec.finetune.epochs if self.spec.finetune else None
         if epochs and steps < epochs:
             warn(
@@ -171,12 +168,8 @@ class _Run:
                 f"{epochs:g} epochs are {steps} steps of training.globalBatchSize "
                 f"{settings.global_batch_size}: lower it to take more and smaller steps",
             )
-        if 0 < steps <= settings.warmup_steps:
-            warn(
-                WarningReason.WARMUP_NEVER_ENDS,
-                f"training.warmupSteps {settings.warmup_steps} is the whole run of {steps} steps: the "
-                "learning rate never reaches training.learningRate",
-            )
+        if text := warmup_never_ends(settings.warmup_steps, steps):
+            warn(WarningReason.WARMUP_NEVER_ENDS, text)
 
     def _base(self) -> tuple[PreTrainedModel, list[str]]:
         """The model, and the modules that its files had no weights for."""
@@ -337,6 +330,7 @@ class _Run:
             digests={"run spec": self.spec.digest()} | self.digests,
             versions={name: version(name) for name in self._libraries()},
             higher_is_better=after.higher_is_better,
+            warnings=warned.given(),
             chat_template_added=getattr(self.prepared.tokenizer, "template_added", False),
         )
 

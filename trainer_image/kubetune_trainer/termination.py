@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from kubetune.api.progress import TERMINATION_MESSAGE_BYTES, TerminationMessage
 from kubetune.api.runspec import TERMINATION_LOG
+from kubetune.api.warnings import RunWarning
 from kubetune_trainer.log import say
 
 PATH_VARIABLE = "KUBETUNE_TERMINATION_LOG"
@@ -25,14 +27,17 @@ def write(message: TerminationMessage) -> None:
 
 
 def fitted(message: TerminationMessage, limit: int = TERMINATION_MESSAGE_BYTES) -> bytes:
-    """JSON of at most `limit` bytes: samples are shortened first, then left out, then results of the
-    evaluation, then the message is shortened. Without its artifact a run would count as failed."""
-    for length in _LENGTHS:
-        if len(text := _encode(_with_short_samples(message, length))) <= limit:
-            return text
+    """JSON of at most `limit` bytes: samples and warnings are shortened first. Then samples are left out, and
+    all but the first results of the evaluation and warnings. Then the message is shortened. Without its
+    artifact a run would count as failed."""
     bare = message
+    for length in _LENGTHS:
+        bare = _with_short_warnings(message, length)
+        if len(text := _encode(_with_short_samples(bare, length))) <= limit:
+            return text
+    shortened = bare
     for count in _COUNTS:
-        bare = _with_few_results(message, count)
+        bare = _with_few_warnings(_with_few_results(shortened, count), count)
         if len(text := _encode(bare)) <= limit:
             return text
     for length in (limit, *_LENGTHS):
@@ -58,6 +63,27 @@ def _with_few_results(message: TerminationMessage, count: int) -> TerminationMes
         "samples": [],
     }
     return message.model_copy(update={"evaluation": message.evaluation.model_copy(update=few)})
+
+
+def _with_short_warnings(message: TerminationMessage, length: int) -> TerminationMessage:
+    return _with_warnings(
+        message, lambda w: [x.model_copy(update={"message": _short(x.message, length)}) for x in w]
+    )
+
+
+def _with_few_warnings(message: TerminationMessage, count: int) -> TerminationMessage:
+    """The first ones only; the receiver was told all, and all are in the artifact's report."""
+    return _with_warnings(message, lambda w: w[:count])
+
+
+def _with_warnings(
+    message: TerminationMessage, change: Callable[[list[RunWarning]], list[RunWarning]]
+) -> TerminationMessage:
+    status = message.trainer_status
+    if status is None or not status.warnings:
+        return message
+    changed = status.model_copy(update={"warnings": change(status.warnings)})
+    return message.model_copy(update={"trainer_status": changed})
 
 
 def _with_short_samples(message: TerminationMessage, length: int) -> TerminationMessage:

@@ -17,6 +17,7 @@ def warn(reason: WarningReason, message: str) -> None:
         reason: its row in `kubetune.api.warnings`.
         message: what is so, in a plain sentence with the field's name, and what to do.
     """
+    message = " ".join(message.split())  # a condition has a line for each
     text = message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
     warning = RunWarning(reason=reason.value, message=text)
     if warning in _given:

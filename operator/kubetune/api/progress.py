@@ -1,7 +1,7 @@
 """What a trainer tells while it runs (HTTP) and when it ends (termination message).
 
 The HTTP protocol is Kubeflow Trainer's, so `transformers.integrations.KubeflowCallback` speaks it, too: a
-POST of `ProgressUpdate` with a bearer token. `lastCheckpoint` is our extension.
+POST of `ProgressUpdate` with a bearer token. `lastCheckpoint` and `warnings` are our extensions.
 """
 
 import math
@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.meta import Block
+from kubetune.api.warnings import MAX_WARNINGS, RunWarning
 
 MAX_METRICS = 64
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -51,6 +52,8 @@ class TrainerStatus(Block):
     """Time left at the present speed."""
     metrics: Annotated[list[NamedValue], Field(max_length=MAX_METRICS)] = []
     """Newest value of each metric: step, totalSteps, loss, learningRate, gradNorm, tokensPerSecond, ..."""
+    warnings: Annotated[list[RunWarning], Field(max_length=MAX_WARNINGS)] | None = None
+    """What the run does otherwise than somebody may expect. Our extension."""
     last_updated_time: Annotated[str | None, Field(max_length=63)] = None
     """RFC 3339, UTC."""
 

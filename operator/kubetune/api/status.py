@@ -73,8 +73,8 @@ class JobStatus(Block):
     """How long the pods of all attempts ran together, as far as they have ended; counts against
     activeDeadlineSeconds."""
     conditions: Conditions = []
-    """DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete, Failed; Reclaimed while the job
-    is being deleted and its files are to go, too."""
+    """DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete, Failed, Warnings. Reclaimed
+    while the job is being deleted and its files are to go, too."""
     run_spec: str | None = None
     """ConfigMap with all that a run is about, as it was resolved for the first attempt: every later one runs
     the same."""

@@ -39,6 +39,19 @@ class WarningReason(StrEnum):
     """Nothing but its shapes tells whether an adapter fits the base."""
 
 
+NOTHING_HELD_OUT = "nothing is held out, so nothing is measured: add data or name evaluation.data"
+
+
+def warmup_never_ends(warmup_steps: int, total_steps: int) -> str | None:
+    """The message where a run of so many steps ends before its warm-up does."""
+    if not 0 < total_steps <= warmup_steps:
+        return None
+    return (
+        f"training.warmupSteps {warmup_steps} is the whole run of {total_steps} steps: the learning rate "
+        "never reaches training.learningRate"
+    )
+
+
 class RunWarning(Block):
     """One warning."""
 

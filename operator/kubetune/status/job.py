@@ -11,6 +11,7 @@ from kubetune.api.status import Failure, JobPhase, JobStatus
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, is_true, timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
+from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
 
 NEEDS = ("DependenciesReady", "ResourcesReady")
 """Conditions about what a run needs."""
@@ -86,6 +87,8 @@ def job_status(
     finish = decision if isinstance(decision, Finish) else None
     started = previous.start_time or (timestamp(now) if last else None)
     attempts = max(previous.attempts, last.number if last else 0)
+    final = word.trainer_status if word and finish else None
+    trainer = with_all_warnings(final, previous.trainer_status) or previous.trainer_status
     return JobStatus(
         observed_generation=generation,
         phase=_phase(previous, observed, decision),
@@ -94,11 +97,16 @@ def job_status(
         attempts=attempts,
         restarts=max(previous.restarts, last.restarts if last else 0),
         active_seconds=_active_seconds(previous, observed, decision),
-        conditions=conditions(_judge(previous, observed, decision), previous.conditions, generation, now),
+        conditions=conditions(
+            [*_judge(previous, observed, decision), judgement(warnings_of(resource["spec"], trainer))],
+            previous.conditions,
+            generation,
+            now,
+        ),
         run_spec=observed.run_spec or previous.run_spec,
         plan=(word.plan if word else None) or previous.plan,
         # While the job runs, the receiver writes these two.
-        trainer_status=(word.trainer_status if word and finish else None) or previous.trainer_status,
+        trainer_status=trainer,
         last_checkpoint=_checkpoint(previous, last, finish),
         data=(word.data if word else None) or previous.data,
         evaluation=(word.evaluation if word else None) or previous.evaluation,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kubetune.api.status import JobStatus
+from kubetune.status.conditions import find
 from kubetune.status.job import NEEDS, STARTING
 
 PATIENT = {"JobNotFound", "JobNotComplete"}
@@ -23,7 +24,7 @@ class News:
 
 def job_news(before: JobStatus, after: JobStatus) -> list[News]:
     """What has happened to a job between two statuses."""
-    parts = (_needs, _retry, _resumed, _attempt, _phase)
+    parts = (_needs, _warnings, _retry, _resumed, _attempt, _phase)
     return [news for part in parts for news in part(before, after)]
 
 
@@ -37,6 +38,15 @@ def _needs(before: JobStatus, after: JobStatus) -> list[News]:
         and c.reason not in NO_NEWS
         and (c.type, c.status, c.reason) not in known
     ]
+
+
+def _warnings(before: JobStatus, after: JobStatus) -> list[News]:
+    known, now = find(before.conditions, "Warnings"), find(after.conditions, "Warnings")
+    if now is None or now.status != "True":
+        return []
+    told = set(known.message.split("\n")) if known else set()
+    new = [line for line in now.message.split("\n") if line not in told]
+    return [News("Warning", now.reason, "\n".join(new))] if new else []
 
 
 def _retry(before: JobStatus, after: JobStatus) -> list[News]:

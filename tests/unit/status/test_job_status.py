@@ -15,7 +15,7 @@ from tests.unit.status.trainers import ARTIFACT
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 THEN, LATER = "2026-01-01T12:00:00Z", "2026-01-01T12:01:00Z"
-RESOURCE = {"metadata": {"name": "x", "generation": 3}}
+RESOURCE = {"metadata": {"name": "x", "generation": 3}, "spec": {}}
 CAUSE = Failure(reason=Reason.INTERNAL_ERROR, exit_code=1, pod="p", message="it broke")
 OTHER = Failure(reason=Reason.STORAGE_ERROR, exit_code=16, pod="q", message="disk full")
 MET = Need(True, "Found")
@@ -50,26 +50,26 @@ def observed(attempts: list[Attempt], dependencies: Need, resources: Need, **mor
 DONE = at(1, "Succeeded", last_word=word(artifact=ARTIFACT, trainerStatus=FINAL.wire()))
 SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
     # name: (what is observed, what is done, phase, statuses of the conditions)
-    "waits for its base": (observed([], NOT_THERE, MET), Start(1, 0), "WaitingForDependency", "FTFFFF"),
-    "waits for both": (observed([], NOT_THERE, NO_CLAIM), Start(1, 0), "WaitingForDependency", "FFFFFF"),
-    "waits for a claim": (observed([], MET, NO_CLAIM), Start(1, 0), "Pending", "TFFFFF"),
-    "cannot see": (observed([], UNKNOWN, UNKNOWN), Start(1, 0), "Pending", "UUFFFF"),
-    "created": (observed([at(1, "Pending")], MET, MET), Wait(), "Pending", "TTFFFF"),
+    "waits for its base": (observed([], NOT_THERE, MET), Start(1, 0), "WaitingForDependency", "FTFFFFF"),
+    "waits for both": (observed([], NOT_THERE, NO_CLAIM), Start(1, 0), "WaitingForDependency", "FFFFFFF"),
+    "waits for a claim": (observed([], MET, NO_CLAIM), Start(1, 0), "Pending", "TFFFFFF"),
+    "cannot see": (observed([], UNKNOWN, UNKNOWN), Start(1, 0), "Pending", "UUFFFFF"),
+    "created": (observed([at(1, "Pending")], MET, MET), Wait(), "Pending", "TTFFFFF"),
     "does not start": (
         observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET),
-        Wait(), "Pending", "TFFFFF",
+        Wait(), "Pending", "TFFFFFF",
     ),
-    "runs": (observed([at(1, "Running")], MET, MET), Wait(), "Running", "TTFFFF"),
+    "runs": (observed([at(1, "Running")], MET, MET), Wait(), "Running", "TTFFFFF"),
     "is to be suspended": (
         observed([at(1, "Running")], MET, MET, suspend=True, alive=["p"]),
-        Stop("Suspended"), "Running", "TTFFFF",
+        Stop("Suspended"), "Running", "TTFFFFF",
     ),
-    "is suspended": (observed([], MET, MET, suspend=True), Hold(), "Suspended", "TTFTFF"),
-    "ran too long": (observed([at(1, "Running")], MET, MET), Stop("DeadlineExceeded"), "Running", "TTFFFF"),
-    "waits for its next attempt": (observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFFF"),
-    "is done": (observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTFTF"),
-    "failed": (observed([failed(1)], MET, MET), Finish("Failed", CAUSE), "Failed", "TTFFFT"),
-    "is not valid": (observed([], UNKNOWN, UNKNOWN), Finish("Failed", CAUSE), "Failed", "UUFFFT"),
+    "is suspended": (observed([], MET, MET, suspend=True), Hold(), "Suspended", "TTFTFFF"),
+    "ran too long": (observed([at(1, "Running")], MET, MET), Stop("DeadlineExceeded"), "Running", "TTFFFFF"),
+    "waits for its next attempt": (observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFFFF"),
+    "is done": (observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTFTFF"),
+    "failed": (observed([failed(1)], MET, MET), Finish("Failed", CAUSE), "Failed", "TTFFFTF"),
+    "is not valid": (observed([], UNKNOWN, UNKNOWN), Finish("Failed", CAUSE), "Failed", "UUFFFTF"),
 }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_a_situation(found: Observed, decision: Decision, phase: str, words: str
     status = judge(found, decision)
     assert status.phase == phase
     assert [c.type for c in status.conditions] == [
-        "DependenciesReady", "ResourcesReady", "ArtifactReady", "Suspended", "Complete", "Failed",
+        "DependenciesReady", "ResourcesReady", "ArtifactReady", "Suspended", "Complete", "Failed", "Warnings",
     ]  # fmt: skip
     assert "".join(c.status[0] for c in status.conditions) == words
     assert {c.observed_generation for c in status.conditions} == {status.observed_generation} == {3}

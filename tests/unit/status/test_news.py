@@ -27,6 +27,9 @@ NO_BASE = need("DependenciesReady", "JobFailed")
 NO_CLAIM = need("ResourcesReady", "ClaimNotFound")
 FOUND = need("ResourcesReady", "Found", "True")
 
+WARNS = need("Warnings", "FewSteps", "True")
+WARNS_MORE = WARNS.model_copy(update={"reason": "SeveralWarnings", "message": f"{WARNS.message}\nOther: so"})
+
 CHANGES: dict[str, tuple[JobStatus, JobStatus, list[str]]] = {
     # name: (before, after, events)
     "nothing": (status("Running", 1), status("Running", 1), []),
@@ -47,6 +50,13 @@ CHANGES: dict[str, tuple[JobStatus, JobStatus, list[str]]] = {
         status("Pending", 0, NO_CLAIM),
         status("Pending", 1, FOUND),
         ["Normal AttemptCreated"],
+    ),
+    "the run warns": (status("Running", 1), status("Running", 1, WARNS), ["Warning FewSteps"]),
+    "it warned already": (status("Running", 1, WARNS), status("Running", 1, WARNS), []),
+    "it warns of more": (
+        status("Running", 1, WARNS),
+        status("Running", 1, WARNS_MORE),
+        ["Warning SeveralWarnings"],
     ),
     "training": (status("Pending", 1), status("Running", 1), ["Normal Started"]),
     "training again before anybody looked": (

@@ -12,7 +12,8 @@ import pytest
 from transformers.integrations import KubeflowCallback
 
 from kubetune.api.progress import CheckpointStatus, ProgressUpdate
-from kubetune_trainer import progress
+from kubetune.api.warnings import WarningReason
+from kubetune_trainer import progress, warned
 from kubetune_trainer.progress import Progress, named
 
 
@@ -90,6 +91,22 @@ def test_it_speaks_the_protocol_of_transformers_callback(receiver: Receiver):
         body["trainerStatus"].pop("lastUpdatedTime")
     assert theirs == ours
     assert receiver.got[0][0] == receiver.got[1][0]
+
+
+def test_a_warning_is_told_at_once_and_once(receiver: Receiver):
+    reporter = Progress()
+    warned.restart(reporter.update)
+    try:
+        for _ in range(2):
+            warned.warn(WarningReason.FEW_STEPS, "few\nsteps")
+        wait(lambda: receiver.got)
+        assert receiver.got[0][1]["trainerStatus"]["warnings"] == [
+            {"reason": "FewSteps", "message": "few steps"}
+        ]
+        assert len(warned.given()) == 1
+    finally:
+        reporter.close()
+        warned.restart()
 
 
 def test_many_updates_are_few_requests(receiver: Receiver, monkeypatch: pytest.MonkeyPatch):

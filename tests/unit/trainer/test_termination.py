@@ -15,6 +15,7 @@ from kubetune.api.progress import (
     TerminationMessage,
     TrainerStatus,
 )
+from kubetune.api.warnings import RunWarning
 from kubetune_trainer import termination
 
 
@@ -50,11 +51,16 @@ def test_it_always_fits_and_always_is_valid(samples: list[Sample], text: str):
 def test_the_artifact_is_never_what_is_left_out(count: int):
     many = [Measurement(name=f"task_{i}/{'m' * (i % 200)}", value="0.123456") for i in range(count)]
     full = message([], "x" * 5000)
-    full = full.model_copy(update={"evaluation": EvaluationStatus(baseline=many, tuned=many)})
+    status = TrainerStatus(warnings=[RunWarning(reason="Reason", message="🙂" * 1024)] * 32)
+    full = full.model_copy(
+        update={"evaluation": EvaluationStatus(baseline=many, tuned=many), "trainer_status": status}
+    )
     read = TerminationMessage.model_validate_json(termination.fitted(full))
     assert read.artifact == full.artifact
     assert read.evaluation
     assert read.evaluation.tuned[:4] == many[:4]
+    assert read.trainer_status
+    assert read.trainer_status.warnings
 
 
 def test_what_fits_is_left_alone():

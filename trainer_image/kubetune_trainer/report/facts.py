@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from kubetune.api.progress import DataStatus, EvaluationStatus, PlanStatus
 from kubetune.api.runspec import RunSpec
+from kubetune.api.warnings import RunWarning
 from kubetune_trainer.data.examples import SourceFacts
 from kubetune_trainer.report.words import counted
 
@@ -73,6 +74,8 @@ class Facts:
     """Of results of lm-eval tasks."""
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    warnings: list[RunWarning] = field(default_factory=list)
+    """What the run did otherwise than somebody may expect."""
     chat_template_added: bool = False
     """Whether the run's tokenizer had to be given a chat template, the base having none."""
 
