@@ -123,7 +123,7 @@ def prepare(folder: Path, data: list[dict[str, Any]]) -> int:
     import torch
 
     from kubetune_trainer.data.tokenizer import train
-    from kubetune_trainer.model import create
+    from kubetune_trainer.model.making import create
 
     turns = [r["prompt"] + r["completion"] for r in data]
     tokenizer = train((m["content"] for t in turns for m in t), 4096)

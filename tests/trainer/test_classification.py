@@ -20,8 +20,8 @@ from kubetune_trainer.classify import ClassLossModel
 from kubetune_trainer.data.classes import ClassRow, balanced, collate, tokenise
 from kubetune_trainer.data.formats import Labelled
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
-from kubetune_trainer.heads import CLASSIFIER
-from kubetune_trainer.model import load
+from kubetune_trainer.model.heads import CLASSIFIER
+from kubetune_trainer.model.loading import load
 from tests.fixtures.runs import finetune_spec, labelled, source, write_jsonl
 from tests.trainer.conftest import Run
 from tests.trainer.test_runs import numbers

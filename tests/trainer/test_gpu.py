@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kubetune.api.training import PretrainTraining
-from kubetune_trainer import attention, optimizer
+from kubetune_trainer import optimizer
+from kubetune_trainer.model import attention
 from tests.trainer.conftest import Run
 from tests.trainer.test_golden_losses import FILE, losses_of, short
 from tests.trainer.test_resume import KINDS

@@ -11,9 +11,9 @@ from kubetune.api.training import Checkpoint
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
 from kubetune_trainer.data.masking import Masker, collate_masked
-from kubetune_trainer.heads import MASKED_LM
 from kubetune_trainer.masked import MaskedLossModel
-from kubetune_trainer.model import create
+from kubetune_trainer.model.heads import MASKED_LM
+from kubetune_trainer.model.making import create
 from tests.fixtures.runs import TINY_BERT, pretrain_spec, sentences, source
 from tests.trainer.conftest import Run
 from tests.trainer.test_runs import numbers

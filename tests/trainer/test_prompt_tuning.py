@@ -27,10 +27,10 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import BATCH_TOKENS, in_batches
 from kubetune_trainer.generate import answers
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.methods import prompt_tuning
-from kubetune_trainer.model import check_isolation
+from kubetune_trainer.model.heads import CAUSAL_LM
+from kubetune_trainer.model.probing import check_isolation
 from kubetune_trainer.signals import Stop
 from tests.fixtures.runs import finetune_spec, numbered, source
 from tests.trainer.conftest import Run

@@ -18,10 +18,11 @@ from kubetune.api.finetunejob import Lora, Quantization
 from kubetune.api.runspec import RunSpec
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
-from kubetune_trainer import model as models
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.methods import qlora
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model.counting import size
+from kubetune_trainer.model.heads import CAUSAL_LM
+from kubetune_trainer.model.loading import load
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.runtime import Precision
 from tests.fixtures.runs import finetune_spec, source
 from tests.trainer.conftest import Run
@@ -41,7 +42,7 @@ def loaded(spec: RunSpec, precision: Precision) -> PeftModel:
     assert spec.model.path is not None
     options = qlora.base_options(spec, precision, torch.device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(spec.model.path)
-    model, fresh = models.load(Path(spec.model.path), options, tokenizer, 32)
+    model, fresh = load(Path(spec.model.path), options, tokenizer, 32)
     return qlora.apply(model, spec, CAUSAL_LM, fresh)
 
 
@@ -86,7 +87,7 @@ def test_the_base_is_held_in_4_bits_and_counted_in_full(spec: RunSpec, base: Pat
     held = sum(layer.weight.numel() for layer in layers)
     assert held * 2 == sum(layer.weight.quant_state.shape.numel() for layer in layers)
     whole = AutoModelForCausalLM.from_pretrained(base)
-    assert models.size(model) == models.size(whole) + models.size(model, trainable=True)
+    assert size(model) == size(whole) + size(model, trainable=True)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 

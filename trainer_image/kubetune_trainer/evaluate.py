@@ -14,7 +14,8 @@ from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
 from kubetune_trainer.lmeval.measure import measure as measure_tasks
-from kubetune_trainer.model import evaluating, virtual_tokens
+from kubetune_trainer.model.counting import virtual_tokens
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rouge import rouge_l
 from kubetune_trainer.signals import Stop

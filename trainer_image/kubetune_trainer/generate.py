@@ -12,7 +12,8 @@ from kubetune_trainer.data.encode import prompt_tokens
 from kubetune_trainer.data.formats import Conversation, Message
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.loss import LossModel
-from kubetune_trainer.model import context_of, end_tokens, evaluating
+from kubetune_trainer.model.counting import context_of, end_tokens
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.signals import Stop
 
 BATCH = 64

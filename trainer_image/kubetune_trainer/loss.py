@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.runtime import Precision, autocast
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}

@@ -13,7 +13,8 @@ from kubetune_trainer.data.pairs import Pairs
 from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.files import replace_file
 from kubetune_trainer.log import say
-from kubetune_trainer.model import evaluating, virtual_tokens
+from kubetune_trainer.model.counting import virtual_tokens
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.objectives.prepared import Collate
 from kubetune_trainer.signals import Stop
 

@@ -17,18 +17,23 @@ from transformers import PreTrainedModel
 from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
 from kubetune.api.runspec import RunSpec
 from kubetune.api.warnings import NOTHING_HELD_OUT, WarningReason, warmup_never_ends
-from kubetune_trainer import artifact, attention, baseline, optimizer, report, runtime, warned
-from kubetune_trainer import model as models
+from kubetune_trainer import artifact, baseline, optimizer, report, runtime, warned
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
+from kubetune_trainer.model import attention, loading
+from kubetune_trainer.model.checking import check_kind
+from kubetune_trainer.model.counting import size
+from kubetune_trainer.model.digest import checked_digest
+from kubetune_trainer.model.heads import CAUSAL_LM
+from kubetune_trainer.model.making import create
+from kubetune_trainer.model.probing import check_causal, check_isolation
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
@@ -113,10 +118,8 @@ class _Run:
 
         base_digest = None
         if spec.model.path is not None:
-            models.check_kind(Path(spec.model.path), spec.stage)
-            base_digest = models.checked_digest(
-                "base model", spec.model.path, spec.model.root, spec.model.digest
-            )
+            check_kind(Path(spec.model.path), spec.stage)
+            base_digest = checked_digest("base model", spec.model.path, spec.model.root, spec.model.digest)
         self.digests = {"base model": base_digest} if base_digest else {}
         if spec.adapter and base_digest:
             self.digests["adapter"] = former.check(spec.adapter, base_digest, self.method.FORMER)
@@ -177,10 +180,10 @@ class _Run:
         fresh: list[str] = []
         torch.manual_seed(spec.training.seed)
         if spec.model.config is not None:
-            base = models.create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length, head)
+            base = create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length, head)
         elif spec.model.path is not None:
             options = self.method.base_options(spec, self.precision, self.accelerator.device)
-            base, fresh = models.load(
+            base, fresh = loading.load(
                 Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length, head,
                 self.prepared.settings,
             )  # fmt: skip
@@ -196,17 +199,17 @@ class _Run:
             merge.check(trained, Path(self.spec.model.path))
         with runtime.autocast(base.device, self.precision):
             if self.objective.HEAD is CAUSAL_LM:
-                models.check_causal(base)
+                check_causal(base)
             if self.spec.data.packing:
-                models.check_isolation(base)
+                check_isolation(base)
         return trained
 
     def _plan(self, trained: torch.nn.Module) -> None:
         settings = self.spec.training
         plan = PlanStatus(
             method=self.spec.method,
-            parameters=models.size(trained),
-            trainable_parameters=models.size(trained, trainable=True),
+            parameters=size(trained),
+            trainable_parameters=size(trained, trainable=True),
             precision=self.precision,
             micro_batch_size=settings.micro_batch_size
             or _micro_batch(-(-settings.global_batch_size // self.accelerator.num_processes)),

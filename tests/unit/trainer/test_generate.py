@@ -5,9 +5,10 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
-from kubetune_trainer import attention, generate, runtime
+from kubetune_trainer import generate, runtime
 from kubetune_trainer.errors import Terminated
 from kubetune_trainer.generate import answers, prompt_of
+from kubetune_trainer.model import attention
 from kubetune_trainer.signals import Stop
 
 

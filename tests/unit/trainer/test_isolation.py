@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from kubetune_trainer import attention, runtime
+from kubetune_trainer import runtime
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.model import check_isolation, create
+from kubetune_trainer.model import attention
+from kubetune_trainer.model.making import create
+from kubetune_trainer.model.probing import check_isolation
 from tests.fixtures.runs import TINY_LLAMA
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}

@@ -16,7 +16,7 @@ from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import NaNLoss, Terminated
 from kubetune_trainer.loop import Loop, StepReport, _share, thinned
 from kubetune_trainer.loss import LossModel
-from kubetune_trainer.model import create
+from kubetune_trainer.model.making import create
 from kubetune_trainer.signals import Stop
 from tests.fixtures.runs import TINY_LLAMA, numbered
 

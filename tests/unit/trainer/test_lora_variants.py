@@ -8,8 +8,8 @@ import torch
 
 from kubetune.api.finetunejob import Lora
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.methods import lora
+from kubetune_trainer.model.heads import CAUSAL_LM
 from tests.fixtures.runs import finetune_spec
 
 

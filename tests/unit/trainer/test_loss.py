@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kubetune_trainer import attention, loss
+from kubetune_trainer import loss
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.loss import LinearCrossEntropy, LossModel
-from kubetune_trainer.model import create
+from kubetune_trainer.model import attention
+from kubetune_trainer.model.making import create
 from tests.fixtures.runs import TINY_LLAMA
 
 

@@ -17,8 +17,12 @@ from transformers import (
 from kubetune.artifacts.digest import folder_digest
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
-from kubetune_trainer.heads import CLASSIFIER
-from kubetune_trainer.model import check_causal, check_finite, check_kind, checked_digest, create, load
+from kubetune_trainer.model.checking import check_finite, check_kind
+from kubetune_trainer.model.digest import checked_digest
+from kubetune_trainer.model.heads import CLASSIFIER
+from kubetune_trainer.model.loading import load
+from kubetune_trainer.model.making import create
+from kubetune_trainer.model.probing import check_causal
 from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
 
 

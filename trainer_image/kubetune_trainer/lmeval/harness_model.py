@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kubetune_trainer.generate import StopCheck
 from kubetune_trainer.log import say
-from kubetune_trainer.model import context_of
+from kubetune_trainer.model.counting import context_of
 from kubetune_trainer.signals import Stop
 
 LONGEST = 4096

@@ -15,7 +15,7 @@ from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.lmeval.harness_model import harness_model
 from kubetune_trainer.lmeval.tasks import FIELD, load, named
 from kubetune_trainer.loss import Wrapped
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.signals import Stop
 
 _SEEDS = (0, 1234, 1234)

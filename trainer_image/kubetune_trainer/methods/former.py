@@ -14,7 +14,8 @@ from kubetune.artifacts.manifest import Manifest, ManifestError, read_manifest
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
 from kubetune_trainer.methods import adapter_config
 from kubetune_trainer.methods.adapter_config import CONFIG
-from kubetune_trainer.model import check_finite, checked_digest
+from kubetune_trainer.model.checking import check_finite
+from kubetune_trainer.model.digest import checked_digest
 from kubetune_trainer.model_files import json_object
 from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.warned import warn

@@ -10,9 +10,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kubetune.api.runspec import ArtifactFormat, RunSpec
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.heads import Head
 from kubetune_trainer.methods import lora
-from kubetune_trainer.model import end_tokens
+from kubetune_trainer.model.counting import end_tokens
+from kubetune_trainer.model.heads import Head
 from kubetune_trainer.model_files import CONFIG
 from kubetune_trainer.reading import reading
 from kubetune_trainer.runtime import Precision

@@ -14,9 +14,9 @@ from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import ArtifactFormat, RunSpec
 from kubetune_trainer.data.tokenizer import save_template
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
-from kubetune_trainer.heads import CLASSIFIER, Head
 from kubetune_trainer.methods import adapter_config, former
 from kubetune_trainer.methods.adapter_config import ALL_LINEAR
+from kubetune_trainer.model.heads import CLASSIFIER, Head
 from kubetune_trainer.reading import cause, of_the_file
 from kubetune_trainer.runtime import Precision
 

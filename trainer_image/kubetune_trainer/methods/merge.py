@@ -18,12 +18,13 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer import model as models
 from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.heads import Head
 from kubetune_trainer.log import say
 from kubetune_trainer.methods import full, lora
+from kubetune_trainer.model import loading
+from kubetune_trainer.model.heads import Head
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.signals import Stop
 
@@ -113,7 +114,7 @@ def export(
     source, length = Path(spec.model.path), spec.data.sequence_length
     lora.check_changed(trained)
     (dtype, each), held = own_dtypes(source), {"dtype": torch.float32}
-    base, _ = models.load(source, held, prepared.tokenizer, length, head, prepared.settings)
+    base, _ = loading.load(source, held, prepared.tokenizer, length, head, prepared.settings)
     whole = _adapted(base, trained)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(len(prepared.tokenizer), (ROWS, min(TOKENS, length)), generator=generator)
@@ -125,7 +126,7 @@ def export(
     _name_dtype(folder, dtype)
     del base, whole, merged
     stop.check()
-    saved, _ = models.load(folder, held, prepared.tokenizer, length, head)
+    saved, _ = loading.load(folder, held, prepared.tokenizer, length, head)
     off = difference(_logits(saved, tokens), expected)
     allowed = max(tolerance(d) for d in used)
     say("merge", dtype=str(dtype).removeprefix("torch."), difference=f"{off:.1e}", tolerance=f"{allowed:.1e}")
@@ -174,6 +175,6 @@ def _state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def _logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    with models.evaluating(model):
+    with evaluating(model):
         logits: torch.Tensor = model(input_ids=tokens).logits
     return logits.double()

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import ArtifactFormat, RunSpec
-from kubetune_trainer.heads import Head
+from kubetune_trainer.model.heads import Head
 from kubetune_trainer.runtime import Precision
 
 

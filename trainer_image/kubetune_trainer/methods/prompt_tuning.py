@@ -20,10 +20,10 @@ from kubetune.api.finetunejob import PromptTuning
 from kubetune.api.runspec import ArtifactFormat, RunAdapter, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
-from kubetune_trainer.heads import CAUSAL_LM, Head
 from kubetune_trainer.methods import former
 from kubetune_trainer.methods.lora import base_options
-from kubetune_trainer.model import PREFIX, context_of
+from kubetune_trainer.model.counting import PREFIX, context_of
+from kubetune_trainer.model.heads import CAUSAL_LM, Head
 
 __all__ = ["SoftPrompt", "apply", "base_options", "export"]
 

@@ -15,9 +15,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from kubetune.api.finetunejob import Quantization
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.heads import Head
 from kubetune_trainer.methods import lora
 from kubetune_trainer.methods.lora import FORMER, export
+from kubetune_trainer.model.heads import Head
 from kubetune_trainer.runtime import Precision
 
 __all__ = ["FORMER", "apply", "base_options", "export"]

@@ -24,9 +24,9 @@ from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.files import replace_file
-from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.log import say
-from kubetune_trainer.model import evaluating
+from kubetune_trainer.model.heads import CLASSIFIER
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop

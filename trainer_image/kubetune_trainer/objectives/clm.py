@@ -14,8 +14,8 @@ from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import TokenStore
 from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.generate import sample_answers
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel
+from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop

@@ -15,8 +15,8 @@ from kubetune.api.runspec import RunSpec
 from kubetune_trainer import reference
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.generate import sample_answers
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.loss import LossModel, log_probabilities
+from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import pairs
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.runtime import Precision

@@ -19,7 +19,7 @@ from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.heads import CAUSAL_LM
+from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import answering
 from kubetune_trainer.objectives.ppo import samples
 from kubetune_trainer.objectives.prepared import Prepared

@@ -13,8 +13,8 @@ from kubetune_trainer.data.masking import MaskedStream, Masker, collate_masked
 from kubetune_trainer.data.rows import Row
 from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.heads import MASKED_LM
 from kubetune_trainer.masked import MaskedLossModel
+from kubetune_trainer.model.heads import MASKED_LM
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop

@@ -18,7 +18,7 @@ from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.generate import sample_answers
-from kubetune_trainer.heads import CAUSAL_LM
+from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import answering
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rollout.advantages import adapted, generalised, whitened

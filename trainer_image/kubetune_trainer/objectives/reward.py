@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.loss import Wrapped
+from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.objectives import pairs
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.runtime import Precision

@@ -21,9 +21,9 @@ from kubetune_trainer.data.store import TokenStore, store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.generate import sample_answers
-from kubetune_trainer.heads import CAUSAL_LM
 from kubetune_trainer.log import say
 from kubetune_trainer.loss import LossModel
+from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop

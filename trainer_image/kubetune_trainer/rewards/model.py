@@ -10,17 +10,20 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.artifacts.digest import MANIFEST
-from kubetune_trainer import model as models
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.encode import encode, render
 from kubetune_trainer.data.formats import Prompt
 from kubetune_trainer.data.prompts import answered
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
 from kubetune_trainer.evaluate import in_batches
-from kubetune_trainer.heads import CLASSIFIER
 from kubetune_trainer.methods import adapter_config
 from kubetune_trainer.methods.adapter_config import CONFIG
 from kubetune_trainer.methods.former import TYPES, WEIGHTS, manifest_of
+from kubetune_trainer.model import loading
+from kubetune_trainer.model.checking import check_finite
+from kubetune_trainer.model.counting import context_of
+from kubetune_trainer.model.digest import checked_digest
+from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.model_files import json_object
 from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.rewards import Judge
@@ -35,7 +38,7 @@ def check(judge: RunAdapter, base_digest: str) -> str:
         DataError: it is not there.
         InvalidSpec: its manifest is malformed.
     """
-    digest = models.checked_digest("reward model", judge.path, judge.root, judge.digest)
+    digest = checked_digest("reward model", judge.path, judge.root, judge.digest)
     folder = Path(judge.path)
     if (folder / CONFIG).exists() and (folder / MANIFEST).exists():
         trained_on = manifest_of(folder, f"reward model {judge.uri}").base_model_digest
@@ -65,7 +68,7 @@ def load(spec: RunSpec, judge: RunAdapter, precision: Precision, device: torch.d
     tokenizer = tokenizers.load(base, what=what)
     options = {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     settings = {"num_labels": _outputs(judge, folder), "pad_token_id": tokenizer.pad_token_id}
-    model, fresh = models.load(base, options, tokenizer, 1, CLASSIFIER, settings if adapts else None, what)
+    model, fresh = loading.load(base, options, tokenizer, 1, CLASSIFIER, settings if adapts else None, what)
     if adapts:
         model = _adapted(model, judge, folder)
     elif fresh:
@@ -106,7 +109,7 @@ def _adapted(model: PreTrainedModel, judge: RunAdapter, folder: Path) -> PeftMod
     if saved != there:  # peft would leave what is missing as it was initialised
         strange = sorted(saved ^ there)[0]
         raise BaseModelMismatch(f"{what} has other layers than the base ({strange}, ...): {remedy}")
-    models.check_finite(adapted.named_parameters(), f"{what}: its files")
+    check_finite(adapted.named_parameters(), f"{what}: its files")
     return adapted
 
 
@@ -126,7 +129,7 @@ class _Judge:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: Precision
     ) -> None:
         self._model, self._tokenizer, self._precision = model, tokenizer, precision
-        self._length = models.context_of(model) or 1 << 30
+        self._length = context_of(model) or 1 << 30
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:

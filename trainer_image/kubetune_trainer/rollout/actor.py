@@ -11,7 +11,8 @@ from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune_trainer.data.prompts import AskedPrompt
 from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.generate import continuations
-from kubetune_trainer.model import end_tokens, evaluating
+from kubetune_trainer.model.counting import end_tokens
+from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.rewards import Judge
 from kubetune_trainer.rollout.policy import Policy
 from kubetune_trainer.rollout.rows import NOTHING, Floats, Rollout, collate

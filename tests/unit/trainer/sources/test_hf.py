@@ -10,7 +10,7 @@ import pytest
 from kubetune.api.runspec import RunCache, RunModel, RunSecret
 from kubetune_trainer.data.read import files_of
 from kubetune_trainer.errors import DataError, StorageError
-from kubetune_trainer.model import checked_digest
+from kubetune_trainer.model.digest import checked_digest
 from kubetune_trainer.progress import Progress
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize

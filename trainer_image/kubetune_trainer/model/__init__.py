@@ -1,0 +1,1 @@
+"""A model: made or loaded, checked, counted."""

@@ -1,0 +1,111 @@
+"""Checks of what a model is, before it computes anything."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from kubetune_trainer import model_files
+from kubetune_trainer.errors import InvalidSpec, known
+from kubetune_trainer.model.counting import context_of
+from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
+from kubetune_trainer.model.probing import evaluating
+
+TAKE_ENCODERS = {"mlm", "classification"}
+"""Stages."""
+
+
+def check_kind(folder: Path, stage: str) -> None:
+    """Refuse an encoder as base of a stage that takes a causal language model, before anything is read by its
+    tokenizer.
+
+    Args:
+        folder: of the base.
+        stage: of the run.
+
+    Raises:
+        InvalidSpec: it is one; or config.json cannot be read.
+    """
+    path = folder / model_files.CONFIG
+    if stage in TAKE_ENCODERS or not path.is_file():
+        return
+    config = model_files.json_object(path, "the base model cannot be loaded")
+    named = config.get("architectures")
+    kinds = {str(kind) for kind in named} if isinstance(named, list) else set()
+    kind = str(config.get("model_type"))
+    if kind in MASKED_LM.types and not kinds & {*CAUSAL_LM.types.values()} and not config.get("is_decoder"):
+        encoder = ", ".join(sorted(kinds)) or f"a {kind} model"
+        raise InvalidSpec(
+            f"the base model is an encoder ({encoder}), and stage {stage} needs a causal language model: "
+            "name one as base"
+        )
+
+
+def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
+    """Refuse sequences that the model's positions do not reach.
+
+    Raises:
+        InvalidSpec: they do not.
+    """
+    context = context_of(model)
+    if context is not None and length > context:
+        raise InvalidSpec(f"data.sequenceLength {length} exceeds the model's context of {context}: {remedy}")
+
+
+def check_positions(model: PreTrainedModel, token: int, length: int, remedy: str) -> None:
+    """Refuse sequences that a masked language model's positions do not reach: RoBERTa counts them from the
+    padding token's id.
+
+    Raises:
+        InvalidSpec: they do not.
+    """
+    try:
+        with evaluating(model):
+            model(input_ids=torch.full((1, length), token, device=model.device))
+    except (IndexError, RuntimeError) as error:
+        if known(error):
+            raise
+        problem = f"data.sequenceLength {length} exceeds the model's positions: {remedy}"
+        raise InvalidSpec(problem) from error
+
+
+def check_ends(model: PreTrainedModel, rows: int, what: str) -> None:
+    """Refuse end tokens that are none.
+
+    Raises:
+        InvalidSpec: generation_config.json names something else than tokens.
+    """
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    for token in named if isinstance(named, list) else [] if named is None else [named]:
+        if type(token) is not int or not 0 <= token < rows:
+            raise InvalidSpec(
+                f"the {what}'s generation_config.json has eos_token_id {named!r}, but its tokens are the "
+                f"numbers from 0 to {rows - 1}: mend it there, or in config.json if that file has none"
+            )
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None:
+    """Refuse weights that are no finite numbers: no training mends them.
+
+    Raises:
+        InvalidSpec: there is one.
+    """
+    for name, tensor in tensors:
+        for part in _numbers(tensor):
+            # A sum takes no memory, and is finite only where every number is; the opposite need not be so.
+            if not part.sum().isfinite() and not part.isfinite().all():
+                raise InvalidSpec(
+                    f"{what} hold numbers in {name} that are not finite (NaN or infinite): "
+                    "restore the file, or name a model that was saved before training diverged"
+                )
+
+
+def _numbers(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor's numbers; of one held in 4 bits those that its blocks are scaled by."""
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        return [x for x in (state.absmax, getattr(state.state2, "absmax", None), state.offset)
+                if x is not None and x.is_floating_point()]  # fmt: skip
+    # Numbers of 8 bits have no sums in torch.
+    return [tensor.detach()] if tensor.is_floating_point() and tensor.itemsize > 1 else []

@@ -1,0 +1,32 @@
+"""What a model has how many of, and which."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PREFIX = "soft_prompt"
+"""Name of the part of a model that holds its virtual tokens, if it has any."""
+
+
+def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
+    """How many parameters a model has; of one held in 4 bits those that the packed bytes stand for."""
+    chosen = (p for p in model.parameters() if p.requires_grad or not trainable)
+    return sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in chosen)
+
+
+def virtual_tokens(model: torch.nn.Module) -> int:
+    """How many virtual tokens stand before each row."""
+    return len(getattr(model, PREFIX, ()))
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """Tokens that a model's positions reach, less its virtual ones; None without a limit."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    return None if positions is None else positions - virtual_tokens(model)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and what else the model's generation config names (chat
+    models often end a turn and a document differently)."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({tokenizer.eos_token_id, *others})
