@@ -39,7 +39,7 @@ def test_a_job_runs_from_applied_to_complete(world: World) -> None:
     assert conditions(status) == {
         "DependenciesReady": "True", "ResourcesReady": "True", "ArtifactReady": "True",
         "Suspended": "False", "Complete": "True",
-        "Failed": "False",
+        "Failed": "False", "Warnings": "False",
     }  # fmt: skip
     [child] = world.children("tiny")
     assert child["spec"]["backoffLimit"] == 0
