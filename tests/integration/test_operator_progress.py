@@ -46,6 +46,23 @@ def test_a_post_of_the_own_pod_is_shown(trainer: Trainer) -> None:
     )  # fmt: skip
 
 
+def test_what_the_trainer_warns_of_is_a_condition_and_an_event(trainer: Trainer) -> None:
+    world = trainer.world
+    body = update(40)
+    body["trainerStatus"]["warnings"] = [{"reason": "FewSteps", "message": "2 epochs are 1 step: lower it"}]
+    assert trainer.post(body) == 200
+
+    def told() -> Any:
+        conditions = world.status("tiny").get("conditions", [])
+        return next((c for c in conditions if c["type"] == "Warnings" and c["status"] == "True"), None)
+
+    condition = eventually("the warning is a condition", told)
+    assert (condition["reason"], condition["message"]) == (
+        "FewSteps", "FewSteps: 2 epochs are 1 step: lower it",
+    )  # fmt: skip
+    eventually("it is an event, too", lambda: ("Warning", "FewSteps") in world.events("tiny"))
+
+
 def test_posts_of_anybody_else_are_refused(trainer: Trainer) -> None:
     world = trainer.world
     pair = {"name": "p", "uri": "pvc://models/pairs.jsonl", "format": "alpaca"}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kubetune.api.meta import Block
 
-MAX_WARNINGS = 32
+MAX_WARNINGS = 16
 
 
 class WarningReason(StrEnum):

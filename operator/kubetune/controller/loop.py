@@ -53,7 +53,7 @@ class Loop:
         before, now = self._seen.pop(key, None), None if deleted else _Seen.of(resource)
         if now:
             self._seen[key] = now
-        # That the status of a job changed is no news: we wrote it, as with every report of a trainer.
+        # That the status of a job changed is seldom news: we wrote it, as with every report of a trainer.
         if now is None or before is None or now.itself != before.itself:
             self.queue.add(key)
         if now is None or before is None or now.result != before.result:
@@ -164,7 +164,13 @@ class _Seen:
         phase = str(status.get("phase", "Pending"))
         waits = [c.get("message") for c in status.get("conditions", []) if c["type"] == "DependenciesReady"]
         return cls(
-            itself=(meta["uid"], meta["generation"], meta.get("deletionTimestamp")),
+            # Of what a trainer reports, its warnings become a condition.
+            itself=(
+                meta["uid"],
+                meta["generation"],
+                meta.get("deletionTimestamp"),
+                status.get("trainerStatus", {}).get("warnings"),
+            ),
             # An AdapterSet may choose it by its labels; who waits for one that waits tells the first cause.
             result=(meta["uid"], phase, meta.get("labels"), waits),
             phase=phase,

@@ -51,7 +51,7 @@ def test_it_always_fits_and_always_is_valid(samples: list[Sample], text: str):
 def test_the_artifact_is_never_what_is_left_out(count: int):
     many = [Measurement(name=f"task_{i}/{'m' * (i % 200)}", value="0.123456") for i in range(count)]
     full = message([], "x" * 5000)
-    status = TrainerStatus(warnings=[RunWarning(reason="Reason", message="🙂" * 1024)] * 32)
+    status = TrainerStatus(warnings=[RunWarning(reason="Reason", message="🙂" * 1024)] * 16)
     full = full.model_copy(
         update={"evaluation": EvaluationStatus(baseline=many, tuned=many), "trainer_status": status}
     )
