@@ -118,7 +118,10 @@ def test_a_job_waits_for_the_model_that_it_trains_on(world: World) -> None:
     world.until_phase("adapter", "Succeeded", "FineTuneJob", seconds=60)
     world.pretrain("wrong", model={"from": ref("FineTuneJob", "adapter")})
     wrong = world.until_condition("wrong", "DependenciesReady", "NotFullWeights", "PretrainJob")
-    assert "name a job of full weights, or with output.merge" in wrong["message"]
+    assert (
+        "name a job of full weights: a PretrainJob, or one with method: full or output.merge"
+        in wrong["message"]
+    )
     world.pretrain("right", "succeed", model={"from": ref("FineTuneJob", "merged")})
     world.until_phase("right", "Succeeded", seconds=60)
     assert world.status("merged", "FineTuneJob")["artifact"]["format"] == "full"
@@ -156,7 +159,7 @@ def test_a_base_that_cannot_be_used_is_said_and_its_successor_is_taken(world: Wo
 
     world.finetune("adapted", base={"jobRef": {"kind": "FineTuneJob", "name": "tuned"}})
     refused = world.until_condition("adapted", "DependenciesReady", "NotFullWeights", "FineTuneJob")
-    assert "lora" in refused["message"]
+    assert "makes a LoRA adapter" in refused["message"]
 
 
 def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
@@ -180,12 +183,12 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     world.until_phase("whole", "Succeeded", "FineTuneJob", seconds=60)
     world.finetune("wrong", base=BASE, adapter=ref("whole"))
     refused = world.until_condition("wrong", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
-    assert "FineTuneJob whole produced full weights" in refused["message"]
+    assert "FineTuneJob whole makes full weights" in refused["message"]
     world.finetune("prompt", "succeed", base=BASE, method="prompt-tuning")
     world.until_phase("prompt", "Succeeded", "FineTuneJob", seconds=60)
     world.finetune("unfit", base=BASE, adapter=ref("prompt"))
     refused = world.until_condition("unfit", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
-    assert "FineTuneJob prompt produced virtual tokens" in refused["message"]
+    assert "FineTuneJob prompt makes virtual tokens" in refused["message"]
     world.finetune("fit", "succeed", base=BASE, method="prompt-tuning", adapter=ref("prompt"))
     world.until_phase("fit", "Succeeded", "FineTuneJob", seconds=60)
     run = world.node.run_spec(world.pod("fit", "FineTuneJob", phase="Succeeded"))
@@ -196,7 +199,7 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     refused = world.until_condition("low-rank", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
     assert refused["message"].endswith("name a job with method: prompt-tuning")
     world.finetune("strange", base=ref("whole"), adapter=ref("second"))
-    refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob")
+    refused = world.until_condition("strange", "DependenciesReady", "BaseModelMismatch", "FineTuneJob")
     assert "FineTuneJob second was trained on base sha256:" in refused["message"]
 
 
@@ -224,24 +227,30 @@ def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
     # Its stage tells already: nobody waits for it in vain.
     ppo(world, "unjudged", judge="sft", base=BASE)
     refused = world.until_condition("unjudged", "DependenciesReady", "NotARewardModel", "FineTuneJob")
-    assert refused["message"] == "FineTuneJob sft is of stage sft: name a job of stage reward"
+    assert (
+        refused["message"] == "FineTuneJob sft makes a language model: name a job that makes a reward model"
+    )
     world.finetune("judge", "succeed", base=BASE, stage="reward", data=data("preference"))
     world.finetune("headed", base=BASE, adapter=ref("judge"))
     refused = world.until_condition("headed", "DependenciesReady", "NotAnAdapter", "FineTuneJob")
-    assert "FineTuneJob judge is of stage reward" in refused["message"]
+    assert (
+        "FineTuneJob judge makes a reward model: name a job that makes a language model" in refused["message"]
+    )
 
     world.finetune("whole", "succeed", base=BASE, method="full")
     ppo(world, "strange", judge="judge", base=ref("whole"))
-    refused = world.until_condition("strange", "DependenciesReady", "WrongBase", "FineTuneJob", seconds=60)
+    refused = world.until_condition(
+        "strange", "DependenciesReady", "BaseModelMismatch", "FineTuneJob", seconds=60
+    )
     assert "FineTuneJob judge was trained on base sha256:" in refused["message"]
-    assert refused["message"].endswith("apply it with that base or another reward.model")
+    assert refused["message"].endswith("name the former as base, or train it on the latter")
     # One with all its weights needs no base.
     world.finetune(
         "whole-judge", "succeed", base=ref("whole"), method="full", stage="reward", data=data("preference")
     )
     world.finetune("talks", base=ref("whole-judge"))
     refused = world.until_condition("talks", "DependenciesReady", "NotALanguageModel", "FineTuneJob")
-    assert "FineTuneJob whole-judge is of stage reward" in refused["message"]
+    assert "FineTuneJob whole-judge makes a reward model" in refused["message"]
     ppo(world, "judged", judge="whole-judge", base=BASE)
     world.until_phase("judged", "Succeeded", "FineTuneJob", seconds=60)
 

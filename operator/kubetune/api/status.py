@@ -1,5 +1,6 @@
 """Status of the three kinds."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -36,6 +37,17 @@ class Condition(Block):
     """One word for programs."""
     message: Annotated[str, Field(max_length=32768)] = ""
     """For people: what is so, and what to do."""
+
+
+def find(found: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of a type."""
+    return next((c for c in found if c.type == kind), None)
+
+
+def is_true(found: Iterable[Condition], kind: str) -> bool:
+    """Whether a condition is there and true."""
+    condition = find(found, kind)
+    return condition is not None and condition.status == "True"
 
 
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=map_list("type"))]

@@ -21,9 +21,9 @@ from kubetune.controller.write_status import write_status
 from kubetune.desired import adapterset as desired
 from kubetune.desired.adapterset_engine import EngineLimits, roll_reason, running_limits
 from kubetune.desired.adapterset_plan import Plan, plan
-from kubetune.desired.adapterset_resolve import Problem
 from kubetune.desired.common import is_owned, labels_of
-from kubetune.status.adapterset import WAITING, Observed, adapter_set_status
+from kubetune.references.uses import WAITING, Problem
+from kubetune.status.adapterset import Observed, adapter_set_status
 from kubetune.status.adapterset_pods import observed_pod
 from kubetune.status.conditions import parse_timestamp, timestamp
 

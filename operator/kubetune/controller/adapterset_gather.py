@@ -5,16 +5,15 @@ from collections.abc import Container, ItemsView, Iterable
 from dataclasses import dataclass
 
 from kubetune.api.adapterset import AdapterSetSpec
-from kubetune.api.finetunejob import LORA_METHODS, FineTuneJobSpec, Lora
-from kubetune.api.status import AdapterSetStatus, JobStatus
+from kubetune.api.status import AdapterSetStatus
 from kubetune.controller.client import Client, Object
 from kubetune.desired.adapterset import table_name
 from kubetune.desired.adapterset_engine import running_limits
 from kubetune.desired.adapterset_plan import Dependencies
-from kubetune.desired.adapterset_resolve import Claim, JobKind, ObservedJob, resolve, upcoming
+from kubetune.desired.adapterset_resolve import Claim, resolve, upcoming
 from kubetune.desired.common import labels_of
-from kubetune.desired.runspec import parse_spec
 from kubetune.desired.volumes import locate
+from kubetune.references.job import ReferencedJob, referenced_job
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ async def read_dependencies(
 
 async def _jobs(
     client: Client, namespace: str, spec: AdapterSetSpec, previous: AdapterSetStatus
-) -> list[ObservedJob]:
+) -> list[ReferencedJob]:
     """The jobs that adapters come from, came from or may come from, and until it is resolved the base's."""
     wanted = spec.base_model.job_ref
     base = await client.find(wanted.kind, namespace, wanted.name) if wanted and not previous.base else None
@@ -63,12 +62,12 @@ async def _jobs(
         a.job for a in previous.adapters
     }
     selectors = [a.source.job_selector.match_labels.items() for a in spec.adapters if a.source.job_selector]
-    found = [observed_job("FineTuneJob", item) for item in listed if _matters(item, names, selectors)]
+    found = [referenced_job("FineTuneJob", item) for item in listed if _matters(item, names, selectors)]
     if wanted is None or base is None:
         return found
     # A base may be a FineTuneJob, too: it must not appear twice.
     others = [job for job in found if (job.kind, job.name) != (wanted.kind, wanted.name)]
-    return [observed_job(wanted.kind, base), *others]
+    return [referenced_job(wanted.kind, base), *others]
 
 
 def _matters(job: Object, names: Container[str | None], selectors: Iterable[ItemsView[str, str]]) -> bool:
@@ -76,25 +75,8 @@ def _matters(job: Object, names: Container[str | None], selectors: Iterable[Item
     return job["metadata"]["name"] in names or any(wanted <= labels for wanted in selectors)
 
 
-def observed_job(kind: JobKind, job: Object) -> ObservedJob:
-    """What matters of a job."""
-    # A list does not repeat the kind of its items.
-    spec = parse_spec({**job, "kind": kind})
-    rank = None
-    if isinstance(spec, FineTuneJobSpec) and spec.method in LORA_METHODS and spec.adapter is None:
-        rank = None if spec.output.merge else (spec.lora or Lora()).rank
-    return ObservedJob(
-        kind=kind,
-        name=job["metadata"]["name"],
-        labels=job["metadata"].get("labels", {}),
-        storage_uri=spec.output.storage_uri,
-        status=JobStatus.model_validate(job.get("status", {}), extra="ignore"),
-        rank=rank,
-    )
-
-
 def _claim_names(
-    spec: AdapterSetSpec, previous: AdapterSetStatus, jobs: Iterable[ObservedJob], children: Children
+    spec: AdapterSetSpec, previous: AdapterSetStatus, jobs: Iterable[ReferencedJob], children: Children
 ) -> set[str]:
     """Claims of everything that is, was or may be served."""
     uris = [spec.base_model.uri, previous.base.uri if previous.base else None]

@@ -197,8 +197,7 @@ async def _resolved(
     A later attempt goes on with the run spec of the one before it: its checkpoints belong to that, and the
     job that it starts from may have been deleted since. That is in the ConfigMap `name`.
     """
-    namespace = resource["metadata"]["namespace"]
-    earlier = await client.find("ConfigMap", namespace, name) if name else None
+    earlier = await client.find("ConfigMap", resource["metadata"]["namespace"], name) if name else None
     if earlier and is_owned(earlier, resource):
         text = str(earlier.get("data", {}).get(RUN_KEY))
         try:
@@ -206,7 +205,7 @@ async def _resolved(
             return run, text, run_has_start(resource)
         except ValidationError as error:
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
-    start, dependencies = await find_start(client, namespace, resource["metadata"]["name"], spec)
+    start, dependencies = await find_start(client, resource, spec)
     # Without a base, what is known already is looked at all the same.
     run = run_spec(resource, spec, start.base or RunModel(), start.adapter, start.reward)
     return run, run.canonical(), dependencies

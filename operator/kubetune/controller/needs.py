@@ -4,20 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.exitcodes import Reason
-from kubetune.api.finetunejob import FineTuneJobSpec
 from kubetune.api.pretrainjob import PretrainJobSpec
-from kubetune.api.progress import ArtifactStatus
 from kubetune.api.runspec import RunAdapter, RunModel
 from kubetune.api.source import AdapterStart, BaseSource, JobRef, RewardModel, SecretRef
-from kubetune.api.stages import WITH_HEAD
-from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
 from kubetune.desired.runspec import JobSpec, base_model, former_adapter, reward_model
-from kubetune.desired.starts import starts
 from kubetune.desired.volumes import Location
-from kubetune.status.conditions import find, is_true
+from kubetune.references.job import referenced_job
+from kubetune.references.starts import starts
+from kubetune.references.uses import Problem, artifact_for, use_of, wrong_base
 from kubetune.status.job import Need
 
 Source = BaseSource | AdapterStart | RewardModel
@@ -38,17 +34,15 @@ class Start:
     """The model that rewards its answers."""
 
 
-async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -> tuple[Start, Need]:
-    """What a job of a name starts from, once all of it is there."""
-    itself = JobRef(kind="PretrainJob" if isinstance(spec, PretrainJobSpec) else "FineTuneJob", name=name)
+async def find_start(client: Client, resource: Object, spec: JobSpec) -> tuple[Start, Need]:
+    """What a job starts from, once all of it is there."""
     sources = _sources(spec)
     refs = [source.job_ref for source in sources.values() if source and source.job_ref]
     try:
-        looked = {f: await _look(client, namespace, spec, f, s) for f, s in sources.items() if s}
-        unmet = next((need for need in looked.values() if isinstance(need, Need)), None)
-        if unmet and (circle := await _circle(client, namespace, itself, refs)):
-            return Start(), Need(
-                False,
+        looked = {f: await _look(client, resource, f, s) for f, s in sources.items() if s}
+        problem = next((found for found in looked.values() if isinstance(found, Problem)), None)
+        if problem and (circle := await _circle(client, resource, refs)):
+            problem = Problem(
                 "DependencyCycle",
                 f"{circle} wait for each other: delete one and apply it with another model.from, baseModel, "
                 "adapter or reward.model",
@@ -62,17 +56,10 @@ async def find_start(client: Client, namespace: str, name: str, spec: JobSpec) -
         former_adapter(*adapter.place) if adapter else None,
         reward_model(*reward.place) if reward else None,
     )
-    if unmet:
-        return start, unmet
-    for field, folder in found.items():
-        if base and not folder.belongs_to(base):
-            return start, Need(
-                False,
-                "WrongBase",
-                f"{folder.name} was trained on base {folder.base_digest}, not on {base.digest}: "
-                f"delete this job and apply it with that base or another {field}",
-            )
-    return start, _complete(refs)
+    if base and not problem:
+        wrong = (wrong_base(folder.name, folder.base_digest, base.digest) for folder in found.values())
+        problem = next((found for found in wrong if found), None)
+    return start, Need(False, problem.reason, problem.message) if problem else _complete(refs)
 
 
 @dataclass(frozen=True)
@@ -85,104 +72,25 @@ class _Found:
     digest: str | None
     secret_ref: SecretRef | None = None
     base_digest: str | None = None
-    """Of the base that an adapter belongs to, where a job says so."""
+    """Of the base that an adapter belongs to, where a job says so; else the trainer looks at the files."""
 
     @property
     def place(self) -> tuple[str, str | None, SecretRef | None]:
         return self.uri, self.digest, self.secret_ref
 
-    def belongs_to(self, base: "_Found") -> bool:
-        """Whether an adapter may be one of a base; the trainer looks at the files."""
-        return None in (self.base_digest, base.digest) or self.base_digest == base.digest
 
-
-async def _look(client: Client, namespace: str, spec: JobSpec, field: str, source: Source) -> _Found | Need:
+async def _look(client: Client, resource: Object, field: str, source: Source) -> _Found | Problem:
     """What a source means, or what it waits for. Folders are looked for by the trainer."""
     ref = source.job_ref
     if ref is None:
         return _Found(source.uri or "", source.uri or "", source.digest, source.secret_ref)
-    name = f"{ref.kind} {ref.name}"
-    job = await client.find(ref.kind, namespace, ref.name)
-    if job is None:
-        return Need(
-            False, "JobNotFound", f"{name} does not exist: apply it, and this job starts once it is Complete"
-        )
-    if wrong := _wrong_stage(name, field, job["spec"].get("stage", "pretrain"), spec):
-        return wrong
-    artifact = _artifact(name, job)
-    if isinstance(artifact, Need):
-        return artifact
-    if wrong := _wrong_format(name, field, artifact.format, spec):
-        return wrong
-    base_digest = artifact.base_model_digest if artifact.format == "lora" else None
-    return _Found(name, artifact.uri, artifact.digest, base_digest=base_digest)
-
-
-def _wrong_stage(name: str, field: str, stage: str, spec: JobSpec) -> Need | None:
-    """Why a job of a stage never makes what a field of a spec asks for; that is known before it is done."""
-    if field == "reward.model" and stage != "reward":
-        return Need(False, "NotARewardModel", f"{name} is of stage {stage}: name a job of stage reward")
-    if field == "adapter" and stage in WITH_HEAD:
-        return Need(
-            False,
-            "NotAnAdapter",
-            f"{name} is of stage {stage}, so that a head goes with its adapter: name a job that tunes a "
-            "language model",
-        )
-    own = "pretrain" if isinstance(spec, PretrainJobSpec) else spec.stage
-    if field in _BASES and stage in WITH_HEAD and own not in WITH_HEAD:
-        return Need(
-            False,
-            "NotALanguageModel",
-            f"{name} is of stage {stage}, so that its model has another head than a language model's: name a "
-            "job that tunes a language model",
-        )
-    return None
-
-
-_BASES = ("baseModel", "model.from")
-_MADE = {"lora": "a lora adapter", "prompt": "virtual tokens", "full": "full weights"}
-
-
-def _wrong_format(name: str, field: str, format: str, spec: JobSpec) -> Need | None:
-    """Why weights of a format are not what a field of a spec asks for."""
-    if field in _BASES and format != "full":
-        return Need(
-            False,
-            "NotFullWeights",
-            f"{name} produced {_MADE[format]}: name a job of full weights, or with output.merge",
-        )
-    if field != "adapter":
-        return None
-    prompts = isinstance(spec, FineTuneJobSpec) and spec.method == "prompt-tuning"
-    if format == ("prompt" if prompts else "lora"):
-        return None
-    remedy = "method: prompt-tuning" if prompts else "method: lora and without output.merge"
-    instead = "name it as baseModel, or" if format == "full" else "name"
-    return Need(False, "NotAnAdapter", f"{name} produced {_MADE[format]}: {instead} a job with {remedy}")
-
-
-def _artifact(name: str, job: Object) -> ArtifactStatus | Need:
-    """What a job has made, or why there is nothing yet."""
-    status = JobStatus.model_validate(job.get("status", {}), extra="ignore")
-    if is_true(status.conditions, "Failed"):
-        cause = status.failure.message if status.failure else Reason.INTERNAL_ERROR.value
-        return Need(
-            False,
-            "JobFailed",
-            f"{name} failed ({cause}): delete it and apply a corrected one under the same name",
-        )
-    if not is_true(status.conditions, "Complete") or status.artifact is None:
-        if "deletionTimestamp" in job["metadata"]:
-            return Need(
-                False, "JobNotFound", f"{name} is being deleted: apply it again, and this job waits for that"
-            )
-        waits = find(status.conditions, "DependenciesReady")
-        why = f" ({waits.message})" if waits and waits.status == "False" else ""
-        return Need(
-            False, "JobNotComplete", f"{name} is {status.phase}{why}; this job starts once it is Complete"
-        )
-    return status.artifact
+    found = await client.find(ref.kind, resource["metadata"]["namespace"], ref.name)
+    job = referenced_job(ref.kind, found) if found else None
+    made = artifact_for(use_of(field, resource["kind"], resource["spec"]), ref.kind, ref.name, job)
+    if isinstance(made, Problem):
+        return made
+    base_digest = made.base_model_digest if made.format != "full" else None
+    return _Found(f"{ref.kind} {ref.name}", made.uri, made.digest, base_digest=base_digest)
 
 
 def run_has_start(resource: Object) -> Need:
@@ -214,8 +122,10 @@ def _complete(refs: Sequence[JobRef]) -> Need:
     return Need(True, "JobComplete", f"{names} Complete")
 
 
-async def _circle(client: Client, namespace: str, itself: JobRef, refs: Sequence[JobRef]) -> str | None:
+async def _circle(client: Client, resource: Object, refs: Sequence[JobRef]) -> str | None:
     """The jobs between a job and itself, in words, if it starts from what it is the start of."""
+    namespace = resource["metadata"]["namespace"]
+    itself = JobRef(kind=resource["kind"], name=resource["metadata"]["name"])
     seen: list[JobRef] = []
     ahead = [([itself], ref) for ref in refs]
     while ahead and len(seen) < MOST_LOOKED_AT:

@@ -10,8 +10,10 @@ from kubetune.api.table import Table
 from kubetune.desired import adapterset
 from kubetune.desired.adapterset_engine import EngineLimits, engine_limits, running_limits
 from kubetune.desired.adapterset_keep import kept, reason_of
-from kubetune.desired.adapterset_resolve import Claim, ObservedJob, Problem, Resolution
+from kubetune.desired.adapterset_resolve import Claim, Resolution
 from kubetune.desired.volumes import locate
+from kubetune.references.job import ReferencedJob
+from kubetune.references.uses import Problem
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Dependencies:
 
     resolution: Resolution
     """What should be served."""
-    upcoming: Sequence[ObservedJob]
+    upcoming: Sequence[ReferencedJob]
     """Jobs that are making adapters for it."""
     claims: Mapping[str, Claim]
     """Claims that exist, among those that matter."""

@@ -7,27 +7,14 @@ mistyped digest never take a working adapter out of service; they are reported i
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 from kubetune.api.adapterset import ENGINE_LORA_RANKS, AdapterSetSpec, ServedAdapter
-from kubetune.api.status import AdapterSetStatus, AdapterStatus, JobStatus, ResolvedBase
+from kubetune.api.progress import ArtifactStatus
+from kubetune.api.status import AdapterSetStatus, AdapterStatus, ResolvedBase
 from kubetune.api.table import TableAdapter
 from kubetune.desired.volumes import locate
-
-JobKind = Literal["PretrainJob", "FineTuneJob"]
-
-
-@dataclass(frozen=True)
-class ObservedJob:
-    """What matters of a PretrainJob or FineTuneJob."""
-
-    kind: JobKind
-    name: str
-    labels: Mapping[str, str]
-    storage_uri: str
-    status: JobStatus
-    rank: int | None = None
-    """Rank of the adapter that it will make; None if it makes none."""
+from kubetune.references.job import JobKind, ReferencedJob
+from kubetune.references.uses import BASE, LORA_ADAPTER, Problem, Use, artifact_for, wrong_base
 
 
 @dataclass(frozen=True)
@@ -38,20 +25,12 @@ class Claim:
     """Whether several pods may read it, wherever they run."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Why something is not resolved."""
-
-    reason: str
-    message: str
-
-
 class Unresolved(Exception):
     """There is no version to serve."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.problem = Problem(reason, message)
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -71,7 +50,10 @@ class Resolution:
 
 
 def resolve(
-    spec: AdapterSetSpec, previous: AdapterSetStatus, jobs: Iterable[ObservedJob], claims: Mapping[str, Claim]
+    spec: AdapterSetSpec,
+    previous: AdapterSetStatus,
+    jobs: Iterable[ReferencedJob],
+    claims: Mapping[str, Claim],
 ) -> Resolution:
     """What an AdapterSet should serve.
 
@@ -87,11 +69,11 @@ def resolve(
     return Resolution(base, base_problem, adapters)
 
 
-Jobs = Mapping[tuple[JobKind, str], ObservedJob]
+Jobs = Mapping[tuple[JobKind, str], ReferencedJob]
 Claims = Mapping[str, Claim]
 
 
-def upcoming(spec: AdapterSetSpec, jobs: Iterable[ObservedJob]) -> list[ObservedJob]:
+def upcoming(spec: AdapterSetSpec, jobs: Iterable[ReferencedJob]) -> list[ReferencedJob]:
     """Jobs that are still making an adapter for this set: the engine had better be ready for it."""
     names = {a.source.job_ref.name for a in spec.adapters if a.source.job_ref}
     selectors = [a.source.job_selector.match_labels.items() for a in spec.adapters if a.source.job_selector]
@@ -114,14 +96,8 @@ def _base(
         if found is None and wanted.uri:
             found = ResolvedBase(uri=wanted.uri, digest=wanted.digest)
         elif found is None and wanted.job_ref:
-            artifact = _finished(jobs, wanted.job_ref.kind, wanted.job_ref.name).status.artifact
-            assert artifact is not None, "a finished job has one"
-            if artifact.format != "full":
-                raise Unresolved(
-                    "NotABaseModel",
-                    f"{wanted.job_ref.name} made an adapter: name a job of full weights",
-                )
-            found = ResolvedBase(uri=artifact.uri, digest=artifact.digest)
+            made = _made(BASE, jobs, wanted.job_ref.kind, wanted.job_ref.name)
+            found = ResolvedBase(uri=made.uri, digest=made.digest)
         assert found is not None, "the schema demands uri or jobRef"
         _check_claim(found.uri, claims)
     except Unresolved as unresolved:
@@ -145,7 +121,7 @@ def _adapter(
             candidate = _candidate(wanted, kept, jobs)
             if isinstance(candidate, AdapterStatus):
                 return candidate
-            found = _artifact_of(candidate, wanted.name, base, max_rank)
+            found = _artifact_of(candidate, wanted, jobs, base, max_rank)
         assert found.uri is not None, "a version lies somewhere"
         _check_claim(found.uri, claims)
     except Unresolved as unresolved:
@@ -158,8 +134,8 @@ def _adapter(
     return found
 
 
-def _candidate(wanted: ServedAdapter, kept: AdapterStatus | None, jobs: Jobs) -> ObservedJob | AdapterStatus:
-    """The job whose artifact should be served, or what was resolved before, where that is still right."""
+def _candidate(wanted: ServedAdapter, kept: AdapterStatus | None, jobs: Jobs) -> str | AdapterStatus:
+    """Name of the job whose artifact should be served, or what was resolved before, where that is right."""
     if wanted.digest and kept and kept.digest == wanted.digest:
         return kept
     kept_job_is_gone = kept is not None and kept.job is not None and ("FineTuneJob", kept.job) not in jobs
@@ -167,21 +143,13 @@ def _candidate(wanted: ServedAdapter, kept: AdapterStatus | None, jobs: Jobs) ->
         name = wanted.source.job_ref.name
         if kept and kept_job_is_gone and kept.job == name and not wanted.digest:
             return kept
-        job = _finished(jobs, "FineTuneJob", name)
-        if wanted.digest and _digest(job) != wanted.digest:
-            raise Unresolved(
-                "DigestNotFound",
-                f"FineTuneJob {name} made {_digest(job)}: correct digest, or name the job that made it",
-            )
-        return job
+        return name
     assert wanted.source.job_selector is not None, "the schema demands one source"
     labels = wanted.source.job_selector.match_labels
     found = [
         j for (kind, _), j in jobs.items() if kind == "FineTuneJob" and labels.items() <= j.labels.items()
     ]
-    complete = [j for j in found if _is_complete(j)]
-    if wanted.digest:
-        complete = [j for j in complete if _digest(j) == wanted.digest]
+    complete = [j for j in found if j.made and wanted.digest in (None, j.made.digest)]
     newest = max(complete, key=_completed, default=None)
     # A newer one whose job was deleted is not given up for an older one.
     if (
@@ -195,41 +163,43 @@ def _candidate(wanted: ServedAdapter, kept: AdapterStatus | None, jobs: Jobs) ->
         which = f" and made {wanted.digest}" if wanted.digest else ""
         asked = ",".join(f"{k}={v}" for k, v in sorted(labels.items()))
         raise Unresolved(
-            "NoCompleteJob",
-            f"none of {len(found)} FineTuneJobs with labels {asked} is Complete{which}: create one, or wait",
+            Problem(
+                "NoCompleteJob",
+                f"none of {len(found)} FineTuneJobs with labels {asked} is Complete{which}: create one, or "
+                "wait",
+            )
         )
-    return newest
+    return newest.name
 
 
 def _artifact_of(
-    job: ObservedJob, name: str, base: ResolvedBase | None, max_rank: int | None
+    job: str, wanted: ServedAdapter, jobs: Jobs, base: ResolvedBase | None, max_rank: int | None
 ) -> AdapterStatus:
     """A job's artifact as a version, if it can be served on this base."""
-    artifact = job.status.artifact
-    assert artifact is not None, "only finished jobs are candidates"
-    if artifact.format != "lora":
-        made = "virtual tokens, which no engine serves" if artifact.format == "prompt" else "full weights"
+    artifact = _made(LORA_ADAPTER, jobs, "FineTuneJob", job)
+    if wanted.digest and artifact.digest != wanted.digest:
         raise Unresolved(
-            "NotAnAdapter",
-            f"FineTuneJob {job.name} made {made}: use method lora, without output.merge",
+            Problem(
+                "DigestNotFound",
+                f"FineTuneJob {job} made {artifact.digest}: correct digest, or name the job that made it",
+            )
         )
-    belongs_to = artifact.base_model_digest
-    if base and base.digest and belongs_to and belongs_to != base.digest:
-        raise Unresolved(
-            "BaseModelMismatch",
-            f"FineTuneJob {job.name} adapted {belongs_to}, but the base is {base.digest}: train it on that",
-        )
+    mismatch = wrong_base(f"FineTuneJob {job}", artifact.base_model_digest, base.digest if base else None)
+    if mismatch:
+        raise Unresolved(mismatch)
     limit = max_rank or ENGINE_LORA_RANKS[-1]
     if artifact.rank and artifact.rank > limit:
         raise Unresolved(
-            "RankTooHigh", f"rank {artifact.rank} exceeds {limit}: raise engine.maxLoraRank or train anew"
+            Problem(
+                "RankTooHigh", f"rank {artifact.rank} exceeds {limit}: raise engine.maxLoraRank or train anew"
+            )
         )
     return _version(
-        name,
+        wanted.name,
         artifact.uri,
         artifact.digest,
-        job=job.name,
-        completion_time=job.status.completion_time,
+        job=job,
+        completion_time=jobs["FineTuneJob", job].status.completion_time,
         rank=artifact.rank,
     )
 
@@ -261,28 +231,14 @@ def _version_only(before: AdapterStatus) -> AdapterStatus:
     return AdapterStatus(**{name: getattr(before, name) for name in fields})
 
 
-def _finished(jobs: Jobs, kind: JobKind, name: str) -> ObservedJob:
-    job = jobs.get((kind, name))
-    if job is None:
-        raise Unresolved("JobNotFound", f"{kind} {name} does not exist: create it")
-    if job.status.phase == "Failed":
-        raise Unresolved(
-            "JobFailed", f"{kind} {name} failed: mend the cause, then delete it and create it again"
-        )
-    if not _is_complete(job):
-        raise Unresolved("JobNotFinished", f"{kind} {name} is {job.status.phase}")
-    return job
+def _made(use: Use, jobs: Jobs, kind: JobKind, name: str) -> ArtifactStatus:
+    made = artifact_for(use, kind, name, jobs.get((kind, name)))
+    if isinstance(made, Problem):
+        raise Unresolved(made)
+    return made
 
 
-def _is_complete(job: ObservedJob) -> bool:
-    return job.status.phase == "Succeeded" and job.status.artifact is not None
-
-
-def _digest(job: ObservedJob) -> str | None:
-    return job.status.artifact.digest if job.status.artifact else None
-
-
-def _completed(job: ObservedJob) -> tuple[datetime, str]:
+def _completed(job: ReferencedJob) -> tuple[datetime, str]:
     """For sorting; the name decides between jobs of the same second."""
     return _time(job.status.completion_time), job.name
 
@@ -298,4 +254,4 @@ def _time(text: str | None) -> datetime:
 def _check_claim(uri: str, claims: Claims) -> None:
     claim = locate(uri).volume
     if claim not in claims:
-        raise Unresolved("ClaimNotFound", f"PersistentVolumeClaim {claim} does not exist: create it")
+        raise Unresolved(Problem("ClaimNotFound", f"PersistentVolumeClaim {claim} does not exist: create it"))

@@ -8,8 +8,8 @@ from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
 from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
 from kubetune.desired.job import Settings
 from kubetune.desired.runspec import output
-from kubetune.desired.starts import starts
 from kubetune.desired.volumes import locate, mounts
+from kubetune.references.starts import starts
 
 BACKOFF_LIMIT = 2
 _RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}

@@ -12,11 +12,10 @@ from kubetune.api.status import (
     SetPhase,
 )
 from kubetune.api.table import AdapterState, GatewayState
+from kubetune.references.uses import WAITING
 from kubetune.status.adapterset_pods import ObservedPod
 from kubetune.status.conditions import Judgement, conditions
 
-WAITING = frozenset({"JobNotFound", "JobNotFinished", "NoCompleteJob"})
-"""Reasons that say: somebody else must finish first. Anything else unresolved needs a person."""
 _OUTDATED = (
     "pods are as an earlier version or configuration of kubetune made them, and go on serving; "
     "`kubectl rollout restart` of the Deployment of this name makes them anew, when it suits you"

@@ -50,14 +50,3 @@ def conditions(
             )
         )
     return found
-
-
-def find(found: Iterable[Condition], kind: str) -> Condition | None:
-    """The condition of a type."""
-    return next((c for c in found if c.type == kind), None)
-
-
-def is_true(found: Iterable[Condition], kind: str) -> bool:
-    """Whether a condition is there and true."""
-    condition = find(found, kind)
-    return condition is not None and condition.status == "True"

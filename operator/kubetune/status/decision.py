@@ -7,9 +7,9 @@ from typing import Literal
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.lifecycle import Lifecycle
-from kubetune.api.status import Failure, JobStatus
+from kubetune.api.status import Failure, JobStatus, find
 from kubetune.status.attempts import Attempt
-from kubetune.status.conditions import find, parse_timestamp
+from kubetune.status.conditions import parse_timestamp
 
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(seconds=300)

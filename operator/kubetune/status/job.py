@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.progress import CheckpointStatus
-from kubetune.api.status import Failure, JobPhase, JobStatus
+from kubetune.api.status import Failure, JobPhase, JobStatus, is_true
 from kubetune.status.attempts import Attempt
-from kubetune.status.conditions import Judgement, conditions, is_true, timestamp
+from kubetune.status.conditions import Judgement, conditions, timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
 from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
 

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kubetune.api.status import JobStatus
-from kubetune.status.conditions import find
+from kubetune.api.status import JobStatus, find
+from kubetune.references.uses import WAITING
 from kubetune.status.job import NEEDS, STARTING
-
-PATIENT = {"JobNotFound", "JobNotComplete"}
-"""Reasons for which a job waits without anybody having to do anything."""
 
 NO_NEWS = {"NotChecked"}
 
@@ -31,7 +28,7 @@ def job_news(before: JobStatus, after: JobStatus) -> list[News]:
 def _needs(before: JobStatus, after: JobStatus) -> list[News]:
     known = {(c.type, c.status, c.reason) for c in before.conditions}
     return [
-        News("Normal" if c.reason in PATIENT else "Warning", c.reason, c.message)
+        News("Normal" if c.reason in WAITING else "Warning", c.reason, c.message)
         for c in after.conditions
         if c.type in NEEDS
         and c.status != "True"

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.labels import FINALIZER, RECLAIM_CONTAINER
-from kubetune.api.status import JobStatus
+from kubetune.api.status import JobStatus, find
 from kubetune.status.attempts import Trouble, trouble_of
-from kubetune.status.conditions import Judgement, conditions, find
+from kubetune.status.conditions import Judgement, conditions
 
 _TAIL = 400
 

@@ -9,16 +9,16 @@ import pytest
 from kubetune.api.exitcodes import EXIT_CODES, Reason
 from kubetune.api.status import JobPhase, SetPhase
 from kubetune.gateway.refused import Reason as Refusal
+from kubetune.references import uses
 
 PAGE = (Path(__file__).parents[3] / "docs/operations.md").read_text()
 ROOT = Path(__file__).parents[3] / "operator/kubetune"
 TOLD = set(re.findall(r"`(\w+)`", PAGE))
+_SAID = re.compile(r'(?:Need|Left|Problem)\(\s*(?:(?:False|None),\s*)?"(\w+)"')
+USES = (use for use in vars(uses).values() if isinstance(use, uses.Use))
 CONDITION_REASONS = {
-    *re.findall(r'Need\(\s*(?:False|None),\s*"(\w+)"', (ROOT / "controller/needs.py").read_text()),
-    *re.findall(r'Need\(\s*False,\s*"(\w+)"', (ROOT / "controller/jobs.py").read_text()),
-    *re.findall(r'Left\(\s*"(\w+)"', (ROOT / "status/reclaim.py").read_text()),
-    *re.findall(r'Left\(\s*"(\w+)"', (ROOT / "controller/reclaim.py").read_text()),
-    *re.findall(r'Unresolved\(\s*"(\w+)"', (ROOT / "desired/adapterset_resolve.py").read_text()),
+    *(reason for path in ROOT.rglob("*.py") for reason in _SAID.findall(path.read_text())),
+    *(reason for use in USES for reason in (use.not_such_model, use.not_such_format) if reason),
 }
 
 

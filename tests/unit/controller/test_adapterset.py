@@ -14,8 +14,8 @@ from kubetune.controller.adapterset import (
     pods_refused,
     rolling,
 )
-from kubetune.controller.adapterset_gather import observed_job
 from kubetune.desired.adapterset_engine import EngineLimits
+from kubetune.references.job import referenced_job
 from kubetune.status.adapterset import Observed
 from kubetune.status.adapterset_pods import ObservedPod
 from tests.fixtures.manifests import merge, minimal
@@ -45,7 +45,7 @@ def pod(rank: int) -> dict[str, Any]:
 )
 def test_the_rank_that_engines_make_room_for(spec: dict[str, Any], rank: int | None):
     job = minimal("FineTuneJob")
-    assert observed_job("FineTuneJob", merge(job, {"spec": spec})).rank == rank
+    assert referenced_job("FineTuneJob", merge(job, {"spec": spec})).rank == rank
 
 
 @pytest.mark.parametrize(

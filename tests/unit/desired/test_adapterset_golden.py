@@ -9,11 +9,12 @@ from ruamel.yaml import YAML
 
 from kubetune.api.adapterset import AdapterSetSpec
 from kubetune.api.status import AdapterSetStatus
-from kubetune.controller.adapterset_gather import observed_claim, observed_job
+from kubetune.controller.adapterset_gather import observed_claim
 from kubetune.desired.adapterset import Settings
 from kubetune.desired.adapterset_keep import TEMPLATE_ANNOTATION
 from kubetune.desired.adapterset_plan import Dependencies, plan
 from kubetune.desired.adapterset_resolve import resolve, upcoming
+from kubetune.references.job import referenced_job
 from tests.fixtures.golden import Golden, as_yaml
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapterset"
@@ -33,7 +34,7 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_kind = {kind: [d for d in documents if d["kind"] == kind] for kind in {d["kind"] for d in documents}}
     [resource] = by_kind["AdapterSet"]
     spec = AdapterSetSpec.model_validate(resource["spec"])
-    jobs = [observed_job(k, d) for k in ("PretrainJob", "FineTuneJob") for d in by_kind.get(k, [])]
+    jobs = [referenced_job(k, d) for k in ("PretrainJob", "FineTuneJob") for d in by_kind.get(k, [])]
     claims = {d["metadata"]["name"]: observed_claim(d) for d in by_kind.get("PersistentVolumeClaim", [])}
     previous = AdapterSetStatus.model_validate(resource.get("status", {}))
     resolution = resolve(spec, previous, jobs, claims)

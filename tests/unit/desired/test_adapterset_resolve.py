@@ -7,7 +7,9 @@ import pytest
 from kubetune.api.adapterset import AdapterSetSpec
 from kubetune.api.progress import ArtifactStatus
 from kubetune.api.status import AdapterSetStatus, AdapterStatus, JobStatus, ResolvedBase
-from kubetune.desired.adapterset_resolve import Claim, ObservedJob, Resolution, resolve, upcoming
+from kubetune.desired.adapterset_resolve import Claim, Resolution, resolve, upcoming
+from kubetune.references.job import ReferencedJob
+from tests.fixtures.jobs import complete, incomplete
 
 D0, D1, D2, D3 = (f"sha256:{n * 64}" for n in "0123")
 CLAIMS = {"models": Claim(shareable=True)}
@@ -19,17 +21,19 @@ def artifact(name: str, digest: str, **fields: Any) -> ArtifactStatus:
     return ArtifactStatus(uri=f"pvc://models/{name}", digest=digest, size_bytes=1, **{**defaults, **fields})
 
 
-def job(name: str, digest: str | None = None, at: str = "2026-01-01T00:00:00Z", **more: Any) -> ObservedJob:
+def job(name: str, digest: str | None = None, at: str = "2026-01-01T00:00:00Z", **more: Any) -> ReferencedJob:
     """A FineTuneJob; complete if it has a digest."""
     fields = {k: more.pop(k) for k in ("format", "base_model_digest", "rank") if k in more}
-    done = {"phase": "Succeeded", "completion_time": at, "artifact": artifact(name, digest or "", **fields)}
-    status = JobStatus(**done) if digest else JobStatus(phase=more.pop("phase", "Running"))  # type: ignore[arg-type]
-    return ObservedJob("FineTuneJob", name, more.pop("labels", {}), "pvc://models", status, **more)
+    made = artifact(name, digest or "", **fields)
+    status = complete(made, at) if digest else incomplete(more.pop("phase", "Running"))
+    return ReferencedJob(
+        "FineTuneJob", name, more.pop("labels", {}), "pvc://models", "sft", "lora", status, **more
+    )
 
 
-def base_job(digest: str = D0, **fields: Any) -> ObservedJob:
-    status = JobStatus(phase="Succeeded", artifact=artifact("base-1", digest, **{"format": "full", **fields}))
-    return ObservedJob("PretrainJob", "base", {}, "pvc://models", status)
+def base_job(digest: str = D0, *, status: JobStatus | None = None, **fields: Any) -> ReferencedJob:
+    status = status or complete(artifact("base-1", digest, **{"format": "full", **fields}))
+    return ReferencedJob("PretrainJob", "base", {}, "pvc://models", "pretrain", "full", status)
 
 
 def spec(source: dict[str, Any], **more: Any) -> AdapterSetSpec:
@@ -51,7 +55,7 @@ def before(digest: str | None = D1, **fields: Any) -> AdapterSetStatus:
 
 
 def found(
-    spec: AdapterSetSpec, *jobs: ObservedJob, previous: AdapterSetStatus | None = None
+    spec: AdapterSetSpec, *jobs: ReferencedJob, previous: AdapterSetStatus | None = None
 ) -> AdapterStatus:
     previous = previous or AdapterSetStatus()
     return resolve(spec, previous, [base_job(), *jobs], CLAIMS).adapters[0]
@@ -77,14 +81,14 @@ def test_a_complete_job_is_resolved():
     ("jobs", "reason"),
     [
         ([], "JobNotFound"),
-        ([job("old")], "JobNotFinished"),
+        ([job("old")], "JobNotComplete"),
         ([job("old", phase="Failed")], "JobFailed"),
         ([job("old", D1, format="full")], "NotAnAdapter"),
         ([job("old", D1, format="prompt")], "NotAnAdapter"),
         ([job("old", D1, base_model_digest=D3)], "BaseModelMismatch"),
     ],
 )
-def test_what_cannot_be_served_has_a_reason_and_no_version(jobs: list[ObservedJob], reason: str):
+def test_what_cannot_be_served_has_a_reason_and_no_version(jobs: list[ReferencedJob], reason: str):
     version = found(BY_REF, *jobs)
     assert (version.reason, version.digest) == (reason, None)
     assert version.message
@@ -94,13 +98,13 @@ def test_what_cannot_be_served_has_a_reason_and_no_version(jobs: list[ObservedJo
     ("jobs", "reason"),
     [
         ([], None),
-        ([job("old")], "JobNotFinished"),
+        ([job("old")], "JobNotComplete"),
         ([job("old", phase="Failed")], "JobFailed"),
         ([job("old", D2, base_model_digest=D3)], "BaseModelMismatch"),
     ],
     ids=["deleted", "running again", "failed", "of another base"],
 )
-def test_a_version_that_was_resolved_stays(jobs: list[ObservedJob], reason: str | None):
+def test_a_version_that_was_resolved_stays(jobs: list[ReferencedJob], reason: str | None):
     version = found(BY_REF, *jobs, previous=before())
     assert (version.digest, version.reason) == (D1, reason)
     assert version.ready == 0  # what pods said is not part of it
@@ -115,7 +119,7 @@ def test_a_job_made_again_under_the_same_name_takes_over():
 def test_a_reference_to_another_job_waits_for_it():
     other = spec({"jobRef": {"name": "new"}})
     version = found(other, job("new"), previous=before())
-    assert (version.digest, version.reason) == (D1, "JobNotFinished")
+    assert (version.digest, version.reason) == (D1, "JobNotComplete")
     assert found(other, job("new", D2), previous=before()).digest == D2
 
 
@@ -238,19 +242,13 @@ def base_of(resolution: Resolution) -> tuple[str | None, str | None]:
     ("job", "expected"),
     [
         (None, (None, "JobNotFound")),
-        (
-            ObservedJob("PretrainJob", "base", {}, "pvc://models", JobStatus(phase="Running")),
-            (None, "JobNotFinished"),
-        ),
-        (
-            ObservedJob("PretrainJob", "base", {}, "pvc://models", JobStatus(phase="Failed")),
-            (None, "JobFailed"),
-        ),
+        (base_job(status=incomplete("Running")), (None, "JobNotComplete")),
+        (base_job(status=incomplete("Failed")), (None, "JobFailed")),
         (base_job(), (D0, None)),
-        (base_job(format="lora"), (None, "NotABaseModel")),
+        (base_job(format="lora"), (None, "NotFullWeights")),
     ],
 )
-def test_the_base_of_a_job(job: ObservedJob | None, expected: tuple[str | None, str | None]):
+def test_the_base_of_a_job(job: ReferencedJob | None, expected: tuple[str | None, str | None]):
     assert base_of(resolve(BY_REF, AdapterSetStatus(), [job] if job else [], CLAIMS)) == expected
 
 

@@ -55,7 +55,7 @@ def judge(now: Observed, previous: AdapterSetStatus | None = None, *, at: dateti
     )
 
 
-WAITING = ("JobNotFinished", "PretrainJob base is Running")
+WAITING = ("JobNotComplete", "PretrainJob base is Running")
 SITUATIONS = {
     # name: (observed, phase, ready, loaded, conditions, reason of the adapter)
     # The conditions Resolved, Loaded, Available, Progressing, Degraded are (T)rue, (F)alse or (U)nknown.
@@ -94,7 +94,7 @@ SITUATIONS = {
     ),
     "no answer from a pod": (observed(unread()), "Progressing", "1/1", "0/1", "TUTFU", "Loading"),
     "an adapter waits for its job": (
-        observed(pod("p1"), adapters=[resolved(), resolved("b", None, reason="JobNotFinished", message="x")]),
+        observed(pod("p1"), adapters=[resolved(), resolved("b", None, reason="JobNotComplete", message="x")]),
         "WaitingForDependency", "1/1", "1/2", "FFTFF", None,
     ),
     "an adapter of another base": (

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+from kubetune.api.status import is_true
 from kubetune.status.conditions import (
     LONGEST_MESSAGE,
     Judgement,
     conditions,
-    is_true,
     parse_timestamp,
     timestamp,
 )
