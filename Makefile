@@ -40,7 +40,7 @@ check: $(VENV) ## Formatting, lint, types, layers, generated files: under a minu
 	@.venv/bin/ruff check $(wildcard $(SOURCES))
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@$(PY) -m kubetune.api.crdgen --check
+	@$(PY) -m dev.crds --check
 
 format: $(VENV) ## Format the code and mend what lint can mend
 	@.venv/bin/ruff format $(wildcard $(SOURCES))
@@ -83,7 +83,7 @@ constraints: | $(UV) ## Pin the dependencies anew (dev/constraints)
 	@$(PIN) --constraints dev/constraints/dev.txt --extra trainer --extra engine --output-file dev/constraints/engine.txt
 
 crds: $(VENV) ## Generate the CRDs from the API models
-	@$(PY) -m kubetune.api.crdgen
+	@$(PY) -m dev.crds
 
 clean: ## Remove .venv and tool caches (not the cache outside the checkout)
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist out

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from kubetune.api import crdgen
+from dev.crds.__main__ import main
+from dev.crds.generate import CHART, generated
 from tests.fixtures.schemas import NODES
 
 pytestmark = pytest.mark.unit
@@ -28,39 +29,39 @@ every_kind = pytest.mark.parametrize("kind", NODES)
 
 
 def documents() -> dict[Path, Any]:
-    manifests = {p: text for p, text in crdgen.generated().items() if p.suffix == ".yaml"}
+    manifests = {p: text for p, text in generated().items() if p.suffix == ".yaml"}
     return {path: YAML(typ="safe").load(text) for path, text in manifests.items()}
 
 
 def test_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert crdgen.main(["--check"]) == 0, capsys.readouterr().err
+    assert main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_check_names_stale_missing_and_superfluous_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = ["--root", str(tmp_path)]
-    assert crdgen.main(root) == 0
-    assert crdgen.main([*root, "--check"]) == 0
+    assert main(root) == 0
+    assert main([*root, "--check"]) == 0
     stale, missing, *_ = sorted(tmp_path.glob("crds/*.yaml"))
     stale.write_text("changed")
     missing.unlink()
     (tmp_path / "crds" / "old.yaml").write_text("of a kind that is gone")
-    assert crdgen.main([*root, "--check"]) == 1
+    assert main([*root, "--check"]) == 1
     named = capsys.readouterr().err
     assert all(name in named for name in (stale.name, missing.name, "old.yaml", "make crds"))
-    assert crdgen.main(root) == 0
-    assert crdgen.main([*root, "--check"]) == 0
+    assert main(root) == 0
+    assert main([*root, "--check"]) == 0
 
 
 def test_each_fits_an_annotation() -> None:
-    sizes = {p: len(text.encode()) for p, text in crdgen.generated().items() if p.suffix == ".yaml"}
+    sizes = {p: len(text.encode()) for p, text in generated().items() if p.suffix == ".yaml"}
     assert {path: size for path, size in sizes.items() if size >= LARGEST} == {}
 
 
 def test_only_the_copy_of_the_chart_is_kept_on_uninstall() -> None:
     for path, document in documents().items():
-        expected = {"helm.sh/resource-policy": "keep"} if path.is_relative_to(crdgen.CHART) else {}
+        expected = {"helm.sh/resource-policy": "keep"} if path.is_relative_to(CHART) else {}
         assert document["metadata"].get("annotations", {}) == expected
 
 

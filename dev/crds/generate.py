@@ -1,23 +1,20 @@
-"""Write the CustomResourceDefinitions from the models: `python -m kubetune.api.crdgen [--check]`.
+"""The CustomResourceDefinitions of the models.
 
 Two copies: `crds/` for `kubectl apply`, and the chart's, which Helm upgrades but never deletes (with a CRD go
 all of its objects). And the reference in docs.
 """
 
-import argparse
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from dev.crds.reference import reference
+from dev.crds.schema import structural
 from kubetune.api.kinds import KINDS, Column, Kind
 from kubetune.api.meta import GROUP, VERSION
-from kubetune.api.reference import reference
-from kubetune.api.schema import structural
 
-ROOT = Path(__file__).resolve().parents[3]
 PLAIN = Path("crds")
 CHART = Path("charts/kubetune/files/crds")
 REFERENCE = Path("docs/reference.md")
@@ -107,29 +104,3 @@ def generated() -> dict[Path, str]:
     plain = {PLAIN / f"{kind.plural}.{GROUP}.yaml": render(crd(kind)) for kind in KINDS}
     chart = {CHART / f"{kind.plural}.{GROUP}.yaml": render(crd(kind, keep)) for kind in KINDS}
     return {**plain, **chart, REFERENCE: reference()}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the files; with --check only compare. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kubetune.api.crdgen", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
-    parser.add_argument("--root", type=Path, default=ROOT, help="root of the repository")
-    options = parser.parse_args(arguments)
-    files = {options.root / path: text for path, text in generated().items()}
-    folders = {path.parent for path in files}
-    orphans = [path for folder in folders for path in folder.glob("*.yaml") if path not in files]
-    stale = [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
-    if options.check:
-        for path in sorted(stale + orphans):
-            sys.stderr.write(f"{path.relative_to(options.root)} is out of date: run `make crds`\n")
-        return 1 if stale or orphans else 0
-    for path in stale:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files[path])
-    for path in orphans:
-        path.unlink()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dev.crds.schema import structural
 from kubetune.api.kinds import KINDS, Kind
 from kubetune.api.meta import API_VERSION
-from kubetune.api.schema import structural
 
 Schema = Mapping[str, Any]
 

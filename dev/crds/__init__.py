@@ -1,0 +1,1 @@
+"""The CustomResourceDefinitions and docs/reference.md, from the models in operator/kubetune/api."""
