@@ -6,6 +6,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Name of what has no namespace: that of a release that watches single namespaces may be used in another, too. */}}
+{{- define "kubetune.clusterName" -}}
+{{- if .Values.watchNamespaces -}}
+{{- printf "%s-%s" .Release.Namespace (include "kubetune.fullname" .) -}}
+{{- else -}}
+{{- include "kubetune.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "kubetune.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

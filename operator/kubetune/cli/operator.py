@@ -79,8 +79,9 @@ class _Replica:
                 Timing(options.lease_seconds),
             )
             reconcilers = _reconcilers(options, await receiver.prepare())
-            loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds)
-            watches = Watches(loop, receiver.reviewer.forget)
+            scope = options.watch_namespaces
+            loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds, namespaces=scope)
+            watches = Watches(loop, receiver.reviewer.forget, scope)
             await listen(stack, health.application(elector, loop, watches), options.http_port)
             await receiver.listen(stack)
             log.info("started as %s", self._identity)

@@ -33,7 +33,7 @@ class Receiver:
     """Receives progress over TLS."""
 
     def __init__(self, client: Client, options: Options) -> None:
-        self.reviewer = Reviewer(client)
+        self.reviewer = Reviewer(client, options.watch_namespaces)
         self._client = client
         self._options = options
         self._names = _names(options.progress_url)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,24 @@ class Loop:
         *,
         clock: Clock = utc_now,
         resync_seconds: float = 300.0,
+        namespaces: Sequence[str] = (),
     ) -> None:
+        """Prepare the queue.
+
+        Args:
+            client: of the API server.
+            reconcilers: by kind.
+            clock: the time now.
+            resync_seconds: how often all resources are listed.
+            namespaces: where they are listed; empty: everywhere.
+        """
         self.queue: WorkQueue[Key] = WorkQueue()
         self.sightings = Sightings()
         self.resync_seconds = resync_seconds
         self._client = client
         self._reconcilers = reconcilers
         self._clock = clock
+        self._namespaces = namespaces or (None,)
         self._waiters = Waiters()
         self._seen: dict[Key, _Seen] = {}
         self._resynced = time.monotonic()
@@ -82,7 +93,8 @@ class Loop:
             pause = self.resync_seconds
             try:
                 for kind in self._reconcilers:
-                    listed = {key_of(item, kind): item for item in await self._client.list(kind)}
+                    found = [await self._client.list(kind, scope) for scope in self._namespaces]
+                    listed = {key_of(item, kind): item for items in found for item in items}
                     self.sightings.compare(kind, listed)
                     for key in listed:
                         self.queue.add(key)

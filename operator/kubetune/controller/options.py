@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+_NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
-def _option(default: str | int, about: str) -> Any:
+
+def _option(default: str | int | tuple[str, ...], about: str) -> Any:
     return field(default=default, metadata={"help": about})
 
 
@@ -17,6 +20,11 @@ class Options:
 
     namespace: str = _option(
         "kubetune-system", "Namespace of the operator itself, for its certificate's Secret and its Lease"
+    )
+    watch_namespaces: tuple[str, ...] = _option(
+        (),
+        "Namespace whose resources are reconciled; may be given more than once, in KUBETUNE_WATCH_NAMESPACES "
+        "separated by commas. Default: every namespace",
     )
     trainer_image: str = _option("kubetune/trainer", "Image of training pods")
     trainer_image_pull_policy: str = _option("IfNotPresent", "When it is pulled")
@@ -44,13 +52,41 @@ def parse(argv: Sequence[str]) -> Options:
         prog="kubetune operator", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     for option in fields(Options):
+        given = os.environ.get(f"KUBETUNE_{option.name.upper()}")
+        if isinstance(option.default, tuple):
+            continue
         parser.add_argument(
             "--" + option.name.replace("_", "-"),
             type=_positive if isinstance(option.default, int) else str,
-            default=os.environ.get(f"KUBETUNE_{option.name.upper()}", option.default),
+            default=option.default if given is None else given,
             help=option.metadata["help"],
         )
-    return Options(**vars(parser.parse_args(argv)))
+    watched = Options.__dataclass_fields__["watch_namespaces"]
+    parser.add_argument(
+        "--watch-namespace",
+        dest=watched.name,
+        action="append",
+        type=_namespace,
+        metavar="NAME",
+        help=watched.metadata["help"],
+    )
+    found = vars(parser.parse_args(argv))
+    try:
+        inherited = [
+            _namespace(n) for n in os.environ.get("KUBETUNE_WATCH_NAMESPACES", "").split(",") if n.strip()
+        ]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"KUBETUNE_WATCH_NAMESPACES: {error}")
+    # Each once: two watches of a namespace would see everything twice.
+    found[watched.name] = tuple(dict.fromkeys(found[watched.name] or inherited))
+    return Options(**found)
+
+
+def _namespace(text: str) -> str:
+    """A name, not a pattern: Kopf would take `*` and `!` for one."""
+    if not _NAMESPACE.fullmatch(text.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a namespace")
+    return text.strip()
 
 
 def _positive(text: str) -> int:

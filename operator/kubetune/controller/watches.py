@@ -4,7 +4,7 @@ Handlers only put a key into the queue: they cannot fail, and add neither finali
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import kopf
@@ -32,14 +32,16 @@ class WatchesEnded(Exception):
 class Watches:
     """The watches of our kinds and of their children."""
 
-    def __init__(self, loop: Loop, pod_gone: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, pod_gone: Callable[[str], None], namespaces: Sequence[str] = ()) -> None:
         """Prepare the watches.
 
         Args:
             loop: whose queue is fed.
             pod_gone: is told the UID of each pod that is gone.
+            namespaces: what is watched; empty: every namespace.
         """
         self._loop = loop
+        self._namespaces = namespaces
         self._pod_gone = pod_gone
         self.ready = asyncio.Event()
         self._registry = kopf.OperatorRegistry()
@@ -67,7 +69,8 @@ class Watches:
             registry=self._registry,
             settings=self._settings,
             standalone=True,
-            clusterwide=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
             ready_flag=self.ready,
         )
         take_signals()

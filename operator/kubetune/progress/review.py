@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubetune.controller.client import Client, Object
@@ -63,6 +64,8 @@ class Reviewer:
     """Reviews tokens, remembering verdicts for a while so that a run costs few requests."""
 
     client: Client
+    namespaces: Sequence[str] = ()
+    """Whose jobs may be reported on; empty: those of every namespace."""
     _known: dict[Question, tuple[float, _Pod | Denied]] = field(default_factory=dict)
     _asking: dict[Question, "asyncio.Future[_Pod | Denied]"] = field(default_factory=dict)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_A_TIME))
@@ -76,6 +79,8 @@ class Reviewer:
             Denied: 401 for a token that is not valid, 403 for one of another pod.
             TooMany: it is not reviewed now.
         """
+        if self.namespaces and key.namespace not in self.namespaces:
+            raise Denied(403, f"this operator does not watch namespace {key.namespace}")
         question = (hashlib.sha256(token.encode(errors="surrogateescape")).digest(), key)
         verdict = self._remembered(question)
         if verdict is None:

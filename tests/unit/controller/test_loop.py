@@ -28,10 +28,11 @@ class Store:
         await asyncio.sleep(0)
         return self.objects.get(Key(kind, namespace, name))
 
-    async def list(self, kind: str) -> list[Object]:
+    async def list(self, kind: str, namespace: str | None = None) -> list[Object]:
         if self.down:
             raise Unavailable("no answer")
-        return [one for key, one in self.objects.items() if key.kind == kind]
+        here = (key for key in self.objects if namespace in (None, key.namespace))
+        return [self.objects[key] for key in here if key.kind == kind]
 
 
 class Noting:

@@ -17,7 +17,30 @@ def test_the_environment_is_the_default_and_a_flag_wins(monkeypatch: pytest.Monk
     assert (options.trainer_image, options.http_port) == ("from/flag", 4321)
 
 
-@pytest.mark.parametrize("words", [["--workers=many"], ["--no-such-flag"], ["--workers=0"]])
+def test_namespaces_are_a_flag_each_or_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    assert parse([]).watch_namespaces == ()
+    assert parse(["--watch-namespace=a", "--watch-namespace", "b", "--watch-namespace=a"]) == Options(
+        watch_namespaces=("a", "b")
+    )
+    monkeypatch.setenv("KUBETUNE_WATCH_NAMESPACES", "c, d,")
+    assert parse([]).watch_namespaces == ("c", "d")
+    assert parse(["--watch-namespace=e"]).watch_namespaces == ("e",)
+    monkeypatch.setenv("KUBETUNE_WATCH_NAMESPACES", "")
+    assert parse([]).watch_namespaces == ()
+
+
+def test_a_pattern_in_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("KUBETUNE_WATCH_NAMESPACES", "team-*")
+    with pytest.raises(SystemExit):
+        parse([])
+    assert "KUBETUNE_WATCH_NAMESPACES: 'team-*' is not the name of a namespace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--workers=many"], ["--no-such-flag"], ["--workers=0"], ["--watch-namespace=!a"]]
+)
 def test_nonsense_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         parse(words)

@@ -72,6 +72,13 @@ def reviewer(server: Server) -> Reviewer:
     return Reviewer(server)  # type: ignore[arg-type]
 
 
+async def test_a_job_of_a_namespace_that_is_not_watched_is_refused_unasked(server: Server):
+    reviewer = Reviewer(server, ("another",))  # type: ignore[arg-type]
+    with pytest.raises(Denied, match="does not watch namespace team"):
+        await reviewer.owner_uid(GOOD, KEY, "1")
+    assert server.reviews == 0
+
+
 async def test_a_token_is_reviewed_once(server: Server, reviewer: Reviewer):
     server.open.clear()
     asked = [asyncio.create_task(reviewer.owner_uid(GOOD, KEY, "1")) for _ in range(50)]
