@@ -144,7 +144,8 @@ BASES: dict[str, tuple[Harm, str]] = {
     ),
     "a config without its fields": (model(model_type="llama", rope_parameters=[1]), "config.json cannot be"),
     "a quantiser that is not here": (
-        model(quantization_config={"quant_method": "gptq", "bits": 4}), "cannot be loaded: .*GPTQ"
+        model(quantization_config={"quant_method": "gptq", "bits": 4}),
+        "the base model is quantised \\(gptq, by quantization_config .* as it was before",
     ),
     "attention that is not here": (
         model(attn_implementation="flash_attention_2"), "attn_implementation 'flash_attention_2' is not"

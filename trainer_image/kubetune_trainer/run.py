@@ -27,7 +27,7 @@ from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
-from kubetune_trainer.model import attention, loading
+from kubetune_trainer.model import attention, loading, quantised
 from kubetune_trainer.model.checking import check_kind
 from kubetune_trainer.model.counting import size
 from kubetune_trainer.model.digest import checked_digest
@@ -119,6 +119,7 @@ class _Run:
         base_digest = None
         if spec.model.path is not None:
             check_kind(Path(spec.model.path), spec.stage)
+            quantised.check(Path(spec.model.path), spec.method, spec.quantization)
             base_digest = checked_digest("base model", spec.model.path, spec.model.root, spec.model.digest)
         self.digests = {"base model": base_digest} if base_digest else {}
         if spec.adapter and base_digest:

@@ -35,6 +35,8 @@ class WarningReason(StrEnum):
     """Every answer was rewarded alike, so nothing is learned from them."""
     CLASS_WITHOUT_EXAMPLES = "ClassWithoutExamples"
     """A class has no example to learn from."""
+    QUANTIZED_ALREADY = "QuantizedAlready"
+    """The base's files are in 4 bits already, and otherwise than the job asks for."""
     ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
     """Nothing but its shapes tells whether an adapter fits the base."""
 

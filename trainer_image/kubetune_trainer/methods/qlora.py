@@ -5,19 +5,15 @@ compute dtype a layer at a time. The result is the very kind of adapter that met
 on the base as it is.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
-from peft import PeftModel
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig
 
 from kubetune.api.finetunejob import Quantization
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.methods import lora
-from kubetune_trainer.methods.lora import FORMER, export
-from kubetune_trainer.model.heads import Head
+from kubetune_trainer.methods.lora import FORMER, apply, export
 from kubetune_trainer.runtime import Precision
 
 __all__ = ["FORMER", "apply", "base_options", "export"]
@@ -34,24 +30,3 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
         bnb_4bit_compute_dtype=held["dtype"],
     )
     return held | {"quantization_config": quantization, "device_map": {"": device}}
-
-
-def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:
-    """Add fp32 adapters.
-
-    Raises:
-        InvalidSpec: no layer has one of the names.
-    """
-    keep_gradients_right(model)
-    return lora.apply(model, spec, head, fresh)
-
-
-def keep_gradients_right(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking the weights for its AVX512-BF16 kernel.
-
-    It does so at the first forward in eval mode, and every gradient through the layer is silently wrong from
-    then on (seen with 0.48 to 0.50).
-    """
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit):
-            layer.support_avx512bf16_for_cpu = False

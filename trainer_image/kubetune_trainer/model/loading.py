@@ -11,6 +11,7 @@ from kubetune_trainer import model_files
 from kubetune_trainer.data.tokenizer import vocabulary
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.log import say
+from kubetune_trainer.model import quantised
 from kubetune_trainer.model.checking import check_ends, check_finite, check_length, check_positions
 from kubetune_trainer.model.heads import CAUSAL_LM, CLASSIFIER, MASKED_LM, Head
 from kubetune_trainer.model.probing import RESTORE
@@ -48,6 +49,7 @@ def load(
             not finite, or its tokenizer knows more tokens than it.
     """
     model_files.check_folder(folder, what)
+    options = quantised.options(folder, what, options)
     try:
         model, info = head.auto.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
@@ -60,6 +62,7 @@ def load(
         if "ignore_mismatched_sizes" in problem:
             problem = _mismatch(folder, head, settings or {}, what)
         raise InvalidSpec(f"the {what} cannot be loaded: {problem}") from error
+    quantised.settle(model, options["dtype"])
     model.config.return_dict = True  # what all of this reads; a config may say otherwise
     kinds = set(model.config.architectures or ())
     if not head.fresh and kinds and kinds <= CLASSIFIERS:
