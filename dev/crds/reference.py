@@ -1,11 +1,17 @@
 """docs/reference.md from the schemas of the kinds: what `kubectl explain` tells, on one page."""
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from dev.crds.schema import structural
 from kubetune.api.kinds import KINDS, Kind
 from kubetune.api.meta import API_VERSION
+from kubetune.api.warnings import WarningReason
 
 Schema = Mapping[str, Any]
 
@@ -20,7 +26,30 @@ what is installed. A field in **bold** must be set; `[]` stands for each item of
 
 def reference() -> str:
     """The page."""
-    return "\n".join([_HEAD, *(line for kind in KINDS for line in _kind(kind))])
+    return "\n".join([_HEAD, *(line for kind in KINDS for line in _kind(kind)), *_warnings()])
+
+
+def _warnings() -> Iterator[str]:
+    yield "## Warnings of a training job\n"
+    yield "Reasons of the lines in condition `Warnings`. Each line says what is so, and what to do.\n"
+    yield "| reason | means |"
+    yield "|---|---|"
+    for reason, meaning in sorted(_documented(WarningReason).items()):
+        yield f"| `{reason}` | {_escaped(meaning)} |"
+    yield ""
+
+
+def _documented(enum: type[StrEnum]) -> dict[str, str]:
+    """Value and docstring of each member; Python itself keeps no docstrings of members."""
+    [described] = ast.parse(textwrap.dedent(inspect.getsource(enum))).body
+    assert isinstance(described, ast.ClassDef)
+    found = {}
+    for member, text in pairwise(described.body):
+        match member, text:
+            case ast.Assign(value=ast.Constant(value=str(name))), ast.Expr(value=ast.Constant(value=str(doc))):
+                found[name] = " ".join(doc.split())
+    assert found.keys() == {str(member) for member in enum}, "a member has no docstring"
+    return found
 
 
 def _kind(kind: Kind) -> Iterator[str]:
