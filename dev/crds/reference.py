@@ -46,7 +46,9 @@ def _documented(enum: type[StrEnum]) -> dict[str, str]:
     found = {}
     for member, text in pairwise(described.body):
         match member, text:
-            case ast.Assign(value=ast.Constant(value=str(name))), ast.Expr(value=ast.Constant(value=str(doc))):
+            case ast.Assign(value=ast.Constant(value=str(name))), ast.Expr(
+                value=ast.Constant(value=str(doc))
+            ):
                 found[name] = " ".join(doc.split())
     assert found.keys() == {str(member) for member in enum}, "a member has no docstring"
     return found
