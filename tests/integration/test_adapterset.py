@@ -104,7 +104,7 @@ async def test_it_waits_for_its_base_then_serves_what_is_there_then_the_rest(wor
     status = await world.until("s", lambda s: s.get("phase") == "Ready")
     assert (status["ready"], status["loaded"]) == ("1/1", "2/2")
     judged = {c["type"] for c in status["conditions"] if c["status"] == "True"}
-    assert judged == {"Resolved", "Loaded", "Available"}
+    assert judged == {"Ready", "Resolved", "Loaded", "Available"}
     assert status["endpoint"] == f"http://s.{world.namespace}.svc:8000"
     after = await world.get("deployment", "s")
     assert after["metadata"]["generation"] == deployment["metadata"]["generation"], "adapters never roll pods"

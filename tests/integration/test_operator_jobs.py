@@ -37,6 +37,7 @@ def test_a_job_runs_from_applied_to_complete(world: World) -> None:
     assert status["trainerStatus"]["progressPercentage"] == 100
     assert status["completionTime"] >= status["startTime"]
     assert conditions(status) == {
+        "Ready": "True", "Reconciling": "False", "Stalled": "False",
         "DependenciesReady": "True", "ResourcesReady": "True", "ArtifactReady": "True",
         "Suspended": "False", "Complete": "True",
         "Failed": "False", "Warnings": "False",

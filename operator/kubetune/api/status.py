@@ -19,7 +19,7 @@ from kubetune.api.progress import (
 JobPhase = Literal[
     "Pending", "WaitingForDependency", "Running", "Suspended", "Succeeded", "Failed", "Terminating"
 ]
-SetPhase = Literal["Pending", "WaitingForDependency", "Progressing", "Ready", "Degraded"]
+SetPhase = Literal["Pending", "WaitingForDependency", "Progressing", "Ready", "ScaledToZero", "Degraded"]
 
 
 class Condition(Block):
@@ -85,8 +85,8 @@ class JobStatus(Block):
     """How long the pods of all attempts ran together, as far as they have ended; counts against
     activeDeadlineSeconds."""
     conditions: Conditions = []
-    """DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete, Failed, Warnings. Reclaimed
-    while the job is being deleted and its files are to go, too."""
+    """Ready, Reconciling, Stalled; DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete,
+    Failed, Warnings. Reclaimed while the job is being deleted and its files are to go, too."""
     run_spec: str | None = None
     """ConfigMap with all that a run is about, as it was resolved for the first attempt: every later one runs
     the same."""
@@ -180,4 +180,4 @@ class AdapterSetStatus(Block):
     adapters: Annotated[list[AdapterStatus], Field(max_length=256, json_schema_extra=map_list("name"))] = []
     """The adapters."""
     conditions: Conditions = []
-    """Resolved, Loaded, Available, Progressing, Degraded."""
+    """Ready, Reconciling, Stalled; Resolved, Loaded, Available, Progressing, Degraded."""

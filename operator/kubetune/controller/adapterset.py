@@ -166,7 +166,9 @@ def again(observed: Observed, status: AdapterSetStatus) -> float:
     """Seconds until the next look; what is watched wakes us earlier."""
     if any(pod.state and pod.state.engine_ready and observed.lags(pod.state) for pod in observed.pods):
         return CATCHING_UP_SECONDS
-    if status.phase in ("Ready", "WaitingForDependency") and "ClaimNotFound" not in _reasons(status):
+    if status.phase in ("Ready", "ScaledToZero", "WaitingForDependency") and "ClaimNotFound" not in _reasons(
+        status
+    ):
         return AT_REST_SECONDS
     return STARTING_SECONDS
 

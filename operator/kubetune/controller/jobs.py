@@ -59,7 +59,7 @@ class JobReconciler:
             return await Reclaim(client, resource, self.settings).run(now)
         if is_finished(previous):
             # Whatever happens to its children: a job runs once.
-            observed_now = seen_again(previous, resource["metadata"]["generation"])
+            observed_now = seen_again(previous, resource["metadata"]["generation"], now)
             await write_status(client, resource, previous, observed_now)
             return await _expire(client, resource, previous, wanted, now)
         resource = await keep(client, resource)

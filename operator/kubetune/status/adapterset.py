@@ -15,6 +15,7 @@ from kubetune.api.table import AdapterState, GatewayState
 from kubetune.references.uses import WAITING
 from kubetune.status.adapterset_pods import ObservedPod
 from kubetune.status.conditions import Judgement, conditions
+from kubetune.status.health import set_health
 
 _OUTDATED = (
     "pods are as an earlier version or configuration of kubetune made them, and go on serving; "
@@ -74,9 +75,10 @@ def adapter_set_status(
     judgements = [
         _resolved(view), _loaded(view), _available(view), _progressing(view), _degraded(view),
     ]  # fmt: skip
+    phase = _phase(view, {j.type: j.status for j in judgements})
     return AdapterSetStatus(
         observed_generation=generation,
-        phase=_phase(view, {j.type: j.status for j in judgements}),
+        phase=phase,
         replicas=len(observed.pods),
         ready_replicas=view.ready_pods,
         ready=f"{view.ready_pods}/{observed.wanted_pods}",
@@ -85,7 +87,9 @@ def adapter_set_status(
         base=observed.base,
         endpoint=endpoint,
         adapters=view.adapters,
-        conditions=conditions(judgements, previous.conditions, generation, now),
+        conditions=conditions(
+            [*set_health(phase, judgements), *judgements], previous.conditions, generation, now
+        ),
     )
 
 
@@ -251,6 +255,8 @@ def _phase(view: _View, judged: Mapping[str, str]) -> SetPhase:
         return "Degraded"
     if view.unresolved:  # else it would be degraded: nothing but waiting is left
         return "WaitingForDependency"
+    if view.observed.wanted_pods == 0:
+        return "Progressing" if view.observed.pods else "ScaledToZero"
     if judged["Loaded"] == "True" and view.ready_pods >= view.observed.wanted_pods:
         return "Progressing" if view.observed.rolling else "Ready"
     return "Progressing" if view.observed.pods else "Pending"

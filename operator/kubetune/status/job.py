@@ -1,16 +1,17 @@
 """Status of a PretrainJob or FineTuneJob. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.progress import CheckpointStatus
-from kubetune.api.status import Failure, JobPhase, JobStatus, is_true
+from kubetune.api.status import Failure, JobPhase, JobStatus, find, is_true
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
+from kubetune.status.health import health
 from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
 
 NEEDS = ("DependenciesReady", "ResourcesReady")
@@ -63,10 +64,17 @@ def is_finished(status: JobStatus) -> bool:
     return is_true(status.conditions, "Complete") or is_true(status.conditions, "Failed")
 
 
-def seen_again(status: JobStatus, generation: int) -> JobStatus:
+def seen_again(status: JobStatus, generation: int, now: datetime) -> JobStatus:
     """The status of a job that is over, after an edit of its spec, which changes nothing any more."""
-    judged = [c.model_copy(update={"observed_generation": generation}) for c in status.conditions]
-    return status.model_copy(update={"observed_generation": generation, "conditions": judged})
+    judged = [Judgement(c.type, c.status, c.reason, c.message) for c in status.conditions]
+    if not find(status.conditions, "Ready"):  # It ended under an operator that did not judge that.
+        judged = [*_health_at_end(judged), *judged]
+    return status.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions(judged, status.conditions, generation, now),
+        }
+    )
 
 
 def job_status(
@@ -89,6 +97,7 @@ def job_status(
     attempts = max(previous.attempts, last.number if last else 0)
     final = word.trainer_status if word and finish else None
     trainer = with_all_warnings(final, previous.trainer_status) or previous.trainer_status
+    judged = _judge(previous, observed, decision)
     return JobStatus(
         observed_generation=generation,
         phase=_phase(previous, observed, decision),
@@ -98,7 +107,11 @@ def job_status(
         restarts=max(previous.restarts, last.restarts if last else 0),
         active_seconds=_active_seconds(previous, observed, decision),
         conditions=conditions(
-            [*_judge(previous, observed, decision), judgement(warnings_of(resource["spec"], trainer))],
+            [
+                *_health(decision, judged),
+                *judged,
+                judgement(warnings_of(resource["spec"], trainer)),
+            ],
             previous.conditions,
             generation,
             now,
@@ -184,6 +197,22 @@ def _judge(previous: JobStatus, observed: Observed, decision: Decision) -> list[
         _of_need("ResourcesReady", _started(observed.resources, last)),
         *course,
     ]
+
+
+def _health(decision: Decision, judged: Sequence[Judgement]) -> list[Judgement]:
+    """Ready, Reconciling and Stalled."""
+    if isinstance(decision, Finish):
+        return _health_at_end(judged)
+    by_type = {judgement.type: judgement for judgement in judged}
+    if isinstance(decision, Hold):
+        return health("Held", by_type["Suspended"])
+    unmet = (by_type[kind] for kind in NEEDS if by_type[kind].status == "False")
+    return health("InProgress", next(unmet, by_type["Complete"]))
+
+
+def _health_at_end(judged: Sequence[Judgement]) -> list[Judgement]:
+    ends = {judgement.type: judgement for judgement in judged if judgement.status == "True"}
+    return health("Failed", ends["Failed"]) if "Failed" in ends else health("Current", ends["Complete"])
 
 
 def _started(resources: Need, last: Attempt | None) -> Need:

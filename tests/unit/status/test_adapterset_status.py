@@ -112,7 +112,7 @@ SITUATIONS = {
         observed(pod(), starting("p2"), rolling=("NewClaim", "x")),
         "Progressing", "1/1", "1/1", "TTTTF", None,
     ),
-    "scaled to zero": (observed(wanted_pods=0), "Pending", "0/0", "0/1", "TFFFF", None),
+    "scaled to zero": (observed(wanted_pods=0), "ScaledToZero", "0/0", "0/1", "TFFFF", None),
     "no adapters": (observed(pod("p1"), adapters=[]), "Ready", "1/1", "0/0", "TTTFF", None),
 }  # fmt: skip
 LETTERS = {"True": "T", "False": "F", "Unknown": "U"}
@@ -123,13 +123,16 @@ def test_situation(name: str):
     now, phase, ready, loaded, letters, reason = SITUATIONS[name]
     status = judge(now)
     assert [c.type for c in status.conditions] == [
+        "Ready",
+        "Reconciling",
+        "Stalled",
         "Resolved",
         "Loaded",
         "Available",
         "Progressing",
         "Degraded",
     ]
-    assert "".join(LETTERS[c.status] for c in status.conditions) == letters
+    assert "".join(LETTERS[c.status] for c in status.conditions[3:]) == letters
     assert (status.phase, status.ready, status.loaded) == (phase, ready, loaded)
     assert (status.adapters[0].reason if status.adapters else None) == reason
     assert all(c.reason and c.observed_generation == 3 for c in status.conditions)

@@ -78,9 +78,10 @@ def test_a_situation(found: Observed, decision: Decision, phase: str, words: str
     status = judge(found, decision)
     assert status.phase == phase
     assert [c.type for c in status.conditions] == [
+        "Ready", "Reconciling", "Stalled",
         "DependenciesReady", "ResourcesReady", "ArtifactReady", "Suspended", "Complete", "Failed", "Warnings",
     ]  # fmt: skip
-    assert "".join(c.status[0] for c in status.conditions) == words
+    assert "".join(c.status[0] for c in status.conditions[3:]) == words
     assert {c.observed_generation for c in status.conditions} == {status.observed_generation} == {3}
     assert is_finished(status) == isinstance(decision, Finish)
     assert bool(status.completion_time) == isinstance(decision, Finish)
@@ -225,9 +226,9 @@ def test_an_artifact_is_shown_only_of_a_job_that_succeeded():
 
 def test_an_edit_after_the_end_is_observed_and_changes_nothing_else():
     done = judge(observed([DONE], MET, MET), Finish("Succeeded"))
-    again = seen_again(done, 4)
+    again = seen_again(done, 4, NOW)
     assert {c.observed_generation for c in again.conditions} == {again.observed_generation} == {4}
-    assert seen_again(again, 3) == done
+    assert seen_again(again, 3, NOW) == done
 
 
 def judge(
