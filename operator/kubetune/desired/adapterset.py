@@ -34,10 +34,12 @@ GRACE_SECONDS = 120
 GATEWAY, ENGINE, CHECK_BASE = "gateway", "engine", "check-base"
 _GATEWAY_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 _ENGINE_RESOURCES = {"requests": {"cpu": "1", "memory": "4Gi"}}
+# A saturated engine answers everything late, its health too: it must be silent for minutes to be restarted.
+_PATIENCE_SECONDS = 60
 _IS_HEALTHY = f"""\
 import sys, urllib.request
 try:
-    urllib.request.urlopen("http://127.0.0.1:{ENGINE_PORT}/health", timeout=8)
+    urllib.request.urlopen("http://127.0.0.1:{ENGINE_PORT}/health", timeout={_PATIENCE_SECONDS - 5})
 except OSError as error:
     sys.exit(str(error))
 """
@@ -209,7 +211,7 @@ def _engine(
     claim_mounts: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """A native sidecar: it is stopped only after the gateway has drained."""
-    probe = {"exec": {"command": ["python3", "-c", _IS_HEALTHY]}, "timeoutSeconds": 10}
+    probe = {"exec": {"command": ["python3", "-c", _IS_HEALTHY]}, "timeoutSeconds": _PATIENCE_SECONDS}
     return {
         "name": ENGINE,
         **image,
@@ -226,7 +228,7 @@ def _engine(
         "livenessProbe": {
             **probe,
             "periodSeconds": 10,
-            "failureThreshold": 6,
+            "failureThreshold": 3,
             "terminationGracePeriodSeconds": 10,
         },
         "volumeMounts": [
@@ -255,6 +257,7 @@ def _gateway(
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "admin"},
             "periodSeconds": 1,
+            "timeoutSeconds": 5,  # late is not unready
             "failureThreshold": 1,
         },
         "livenessProbe": {

@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from kubetune.gateway.engine import Engine, EngineDown, EngineSlow
 from kubetune.gateway.errors import ApiError, BadRequest, NotHere, TooLarge, Unavailable, error_body
 from kubetune.gateway.fleet import Fleet
 from kubetune.gateway.inflight import InFlight
@@ -19,15 +21,17 @@ ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
 DIGEST_HEADER = "X-Kubetune-Adapter-Digest"
 """On answers of an adapter: the version that made it."""
 _PASSED_ON = ("Accept", "X-Request-Id", "traceparent", "tracestate")
+_CLIENT_GONE = "499"
+"""Counted for a client that did not wait for its answer."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
     """Handlers of the API port."""
 
-    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, engine: Engine, metrics: Metrics) -> None:
         self._fleet = fleet
-        self._session = session
+        self._engine = engine
         self._metrics = metrics
         self._started = int(time.time())
         self.requests = InFlight()
@@ -63,7 +67,7 @@ class Api:
         if not isinstance(model, str) or not model:
             raise BadRequest("You must provide a model parameter.")
         started = time.monotonic()
-        label, code = "unknown", "499"  # 499: the client went away
+        label, code = "unknown", _CLIENT_GONE
         try:
             version = self._fleet.lookup(model)  # no await between look-up and count: see Slot._point_at
             label = model
@@ -82,15 +86,19 @@ class Api:
     ) -> tuple[web.StreamResponse, str]:
         """The answer, and the code that it counts as."""
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        body = {**body, "model": version.engine_name}
+        headers["Content-Type"] = "application/json"
+        content = json.dumps({**body, "model": version.engine_name}).encode()
         try:
-            async with self._session.post(
-                request.path, json=body, headers=headers, allow_redirects=False
-            ) as upstream:
-                if upstream.content_type != "text/event-stream":
-                    return self._whole(version, upstream.status, await upstream.read(), upstream.content_type)
-                return await self._stream(request, version, upstream, started)
-        except aiohttp.ClientError as error:
+            async with await self._engine.ask(request.path, content, headers) as upstream:
+                if upstream.content_type == "text/event-stream":
+                    return await self._stream(request, version, upstream, started)
+                try:
+                    answer = await upstream.read()
+                except aiohttp.ClientError as error:
+                    raise EngineSlow(f"the connection broke: {error}") from error
+                self._engine.heard()
+                return self._whole(version, upstream.status, answer, upstream.content_type)
+        except (EngineDown, EngineSlow) as error:
             self._fleet.suspect_engine()
             raise Unavailable(f"The engine went away: {error}. Try again.") from error
 
@@ -117,32 +125,47 @@ class Api:
         response = web.StreamResponse(status=upstream.status, headers=_headers(version))
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-cache"
-        await response.prepare(request)
-        events = EventRewriter(lambda event: _rename(event, version))
-        pieces = upstream.content.iter_any()
-        first = True
-        while True:
-            try:
-                piece = await anext(pieces, None)
-            except aiohttp.ClientError as error:
-                # Too late for a status: tell it as OpenAI's servers do, by an event.
-                self._fleet.suspect_engine()
-                broken = error_body(
-                    f"The engine went away: {error}. Try again.", type="server_error", code="unavailable"
-                )
-                await response.write(events.flush() + event_bytes(broken))
-                return response, "503"
-            ready = events.flush() if piece is None else events.feed(piece)
-            if ready:
+        code, first = str(upstream.status), True
+        try:
+            await response.prepare(request)
+            async for ready in self._events(version, upstream):
                 await response.write(ready)
                 if first:
                     self._metrics.first_chunk_seconds.labels(version.alias, request.path).observe(
                         time.monotonic() - started
                     )
                 first = False
-            if piece is None:
-                await response.write_eof()
-                return response, str(upstream.status)
+            await response.write_eof()
+        except EngineSlow as error:
+            # Too late for a status: tell it as OpenAI's servers do, by an event.
+            self._fleet.suspect_engine()
+            code = "503"
+            broken = error_body(
+                f"The engine went away: {error}. Try again.", type="server_error", code="unavailable"
+            )
+            with suppress(ConnectionResetError):
+                await response.write(event_bytes(broken))
+        except ConnectionResetError:
+            code = _CLIENT_GONE
+        return response, code
+
+    async def _events(self, version: Version, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The engine's events as they come, under the alias.
+
+        Raises:
+            EngineSlow: the connection broke.
+        """
+        events = EventRewriter(lambda event: _rename(event, version))
+        try:
+            async for piece in upstream.content.iter_any():
+                self._engine.heard()
+                if ready := events.feed(piece):
+                    yield ready
+        except aiohttp.ClientError as error:
+            yield events.flush()
+            raise EngineSlow(f"the connection broke: {error}") from error
+        if rest := events.flush():
+            yield rest
 
     def _entry(self, version: Version) -> dict[str, Any]:
         entry: dict[str, Any] = {

@@ -1,26 +1,33 @@
 """Client of the engine's HTTP API, as far as a gateway needs it: vLLM's OpenAI-compatible server."""
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
 
-_CONNECT_SECONDS = 2.0
 _LOAD_SECONDS = 300.0  # a large adapter from a cold disk, behind a full batch
-_GENERATE_SECONDS = 120.0  # the first token of a process compiles kernels
+_GENERATE_SECONDS = 600.0  # the first token of a process compiles kernels
+_KEPT_SECONDS = 2.0
+"""Idle connections are dropped after that. vLLM closes them after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
 
 
 class EngineDown(Exception):
-    """The engine is not there: refused, reset, or it says itself that it is dead."""
+    """The engine is not there: nothing listens on its port, or it says itself that it is dead."""
 
 
 class EngineSlow(Exception):
-    """The engine did not answer in time; it may be busy."""
+    """No answer: too late, or the connection broke. The engine may be busy."""
 
 
 class EngineFailed(Exception):
     """The engine answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -40,25 +47,58 @@ class Engine:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session: aiohttp.ClientSession | None = None
+        self._kept: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
+        self.last_heard = time.monotonic()
+        """When it last gave a sign of life: any bytes of any answer."""
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            self._url,
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            headers={"Accept-Encoding": "identity"},
-        )
+        self._kept = self._session(aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS))
+        self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True))
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.session.close()
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        # No limit on connecting: where nothing listens the kernel says so at once, and a full queue of
+        # connections empties as the engine gets to it.
+        return aiohttp.ClientSession(
+            self._url,
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Accept-Encoding": "identity"},
+        )
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """For the proxy, which passes requests through."""
-        assert self._session is not None, "enter the engine first"
-        return self._session
+    async def __aexit__(self, *_: object) -> None:
+        for session in (self._kept, self._fresh):
+            assert session is not None, "entered before"
+            await session.close()
+
+    def heard(self) -> None:
+        """Bytes of an answer have arrived."""
+        self.last_heard = time.monotonic()
+
+    async def ask(self, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """POST a client's request; returns as soon as the status is known, however long that takes.
+
+        The engine may have closed a kept connection just when it was taken up. Then nothing was answered, and
+        the request is sent once more, on a fresh one: it changes nothing in the engine but its load.
+
+        Raises:
+            EngineDown: nothing listens.
+            EngineSlow: the connection broke before an answer, twice.
+        """
+        assert self._kept is not None, "enter the engine first"
+        assert self._fresh is not None, "enter the engine first"
+        try:
+            try:
+                answer = await self._kept.post(path, data=body, headers=headers, allow_redirects=False)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError):
+                answer = await self._fresh.post(path, data=body, headers=headers, allow_redirects=False)
+        except aiohttp.ClientError as error:
+            raise _no_answer(error) from error
+        self.heard()
+        return answer
 
     async def models(self, *, within: float) -> dict[str, Model]:
         """What the engine answers for, by name; it is healthy if this returns.
@@ -100,20 +140,27 @@ class Engine:
         await self._call("POST", "/v1/unload_lora_adapter", body={"lora_name": name}, within=_LOAD_SECONDS)
 
     async def _call(self, method: str, path: str, *, body: Any = None, within: float) -> Any:
-        limits = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECT_SECONDS)
+        assert self._fresh is not None, "enter the engine first"
+        limit = aiohttp.ClientTimeout(total=within)
         try:
-            async with self.session.request(method, path, json=body, timeout=limits) as response:
+            async with self._fresh.request(method, path, json=body, timeout=limit) as response:
+                self.heard()
                 if path == "/health" and response.status == 503:
                     raise EngineDown("the engine says that it is dead")
                 if response.status >= 400:
-                    raise EngineFailed(_error_message(await response.text()) or f"HTTP {response.status}")
+                    message = _error_message(await response.text()) or f"HTTP {response.status}"
+                    raise EngineFailed(response.status, message)
                 return await response.json() if response.content_type == "application/json" else None
         except TimeoutError as error:
             raise EngineSlow(f"no answer to {path} within {within:g} s") from error
-        except aiohttp.ClientConnectorError as error:
-            raise EngineDown("nothing listens on its port") from error
         except aiohttp.ClientError as error:
-            raise EngineDown(str(error) or type(error).__name__) from error
+            raise _no_answer(error) from error
+
+
+def _no_answer(error: aiohttp.ClientError) -> EngineDown | EngineSlow:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return EngineDown("nothing listens on its port")
+    return EngineSlow(f"the connection broke: {error or type(error).__name__}")
 
 
 def _error_message(text: str) -> str:

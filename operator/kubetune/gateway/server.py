@@ -33,7 +33,7 @@ async def serve(options: Options) -> None:
         watch = EngineWatch(engine, poll_seconds=options.poll_seconds)
         loader = Loader(engine, watch, metrics, options.cache, max_bytes=options.max_adapter_bytes)
         fleet = Fleet(loader, options)
-        api, admin = Api(fleet, engine.session, metrics), Admin(fleet, metrics)
+        api, admin = Api(fleet, engine, metrics), Admin(fleet, metrics)
         async with asyncio.TaskGroup() as group:
             follower = group.create_task(fleet.run())
             group.create_task(_listen(options, api, admin, stop, follower))

@@ -24,8 +24,15 @@ class EngineDouble:
         self.chunk_seconds = 0.0
         self.chunks = 3
         self.fail_loads = 0
+        self.fail_with = (500, "Call to add_lora method failed: out of memory")
         self.fail_generation = False
         self.hang = False
+        self.drop: list[str] = []
+        """Paths whose next requests find their connection closed, unanswered."""
+        self.after_chunk = lambda: None
+        """Called when a chunk is on its way."""
+        self.connections: set[object] = set()
+        """By which requests for answers came, all of them."""
         self._runner: web.AppRunner | None = None
 
     @property
@@ -42,6 +49,7 @@ class EngineDouble:
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.middlewares.append(self._may_drop)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
@@ -58,6 +66,14 @@ class EngineDouble:
     async def restart(self) -> None:
         await self.kill()
         await self.start()
+
+    @web.middleware
+    async def _may_drop(self, request: web.Request, handler) -> web.StreamResponse:
+        if request.path in self.drop:
+            self.drop.remove(request.path)
+            assert request.transport
+            request.transport.abort()
+        return await handler(request)
 
     async def _health(self, _: web.Request) -> web.Response:
         if self.hang:
@@ -76,7 +92,7 @@ class EngineDouble:
         await asyncio.sleep(self.load_seconds)
         if self.fail_loads:
             self.fail_loads -= 1
-            return _error(500, "Call to add_lora method failed: out of memory")
+            return _error(*self.fail_with)
         if name in self.adapters:
             return _error(400, f"The lora adapter '{name}' has already been loaded.")
         assert (Path(body["lora_path"]) / "adapter_config.json").is_file()
@@ -93,6 +109,7 @@ class EngineDouble:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        self.connections.add(request.protocol)
         model = body["model"]
         if self.fail_generation:
             return _error(500, f"EngineCore encountered an issue with {model}")
@@ -109,6 +126,7 @@ class EngineDouble:
             for _ in range(self.chunks):
                 chunk = {"model": model, "choices": [{"text": f"made by {model};"}]}
                 await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+                self.after_chunk()
                 await asyncio.sleep(self.chunk_seconds)
                 # A real engine would serve the request to its end; nobody should count on that.
                 assert model == self.base or model in self.adapters, f"{model} was unloaded under a request"
