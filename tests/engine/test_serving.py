@@ -55,7 +55,7 @@ async def test_a_new_version_goes_live_under_load_without_a_dropped_or_mixed_ans
 async def test_what_is_wrong_never_reaches_the_engine(pod: Pod, tmp_path: Path):
     unsafe = tmp_path / "volume" / "unsafe"
     shutil.copytree(pod.models / "two", unsafe)
-    (unsafe / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    (unsafe / "tokenizer_config.json").symlink_to("/etc/hostname")
     good = pod.adapter("good", "two")
     wrong = {
         "digest": pod.adapter("digest", "one-v1", digest="sha256:" + "0" * 64),

@@ -5,6 +5,7 @@ Table: ConfigMap key `table.json` at `TABLE_PATH`. State: `GET http://<pod>:8001
 
 import hashlib
 import json
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -80,6 +81,42 @@ def table_digest(text: bytes) -> str:
 AdapterPhase = Literal["Pending", "Loading", "Loaded", "Failed"]
 
 
+class AdapterReason(StrEnum):
+    """Why a gateway does not load an adapter; one word for programs."""
+
+    NOT_FOUND = "NotFound"
+    """The folder, or a file that makes an adapter, is missing."""
+    DIGEST_MISMATCH = "DigestMismatch"
+    """The files are not those that the digest names."""
+    BASE_MODEL_MISMATCH = "BaseModelMismatch"
+    """It belongs to another base: by its manifest, by the names of its modules or by their sizes."""
+    RANK_TOO_HIGH = "RankTooHigh"
+    """Its rank exceeds what the engine was started with."""
+    UNSAFE_FILE = "UnsafeFile"
+    """A file is no plain file, or leads out of its volume."""
+    TOO_LARGE = "TooLarge"
+    """It has more bytes or files than a gateway copies."""
+    UNSUPPORTED = "Unsupported"
+    """It is damaged, or uses what the engine cannot serve."""
+    WITHOUT_EFFECT = "WithoutEffect"
+    """Its matrices are zero, so it would answer as the base does."""
+    NAME_COLLISION = "NameCollision"
+    """The engine knows other files by the same name."""
+    ENGINE_REFUSED = "EngineRefused"
+    """The engine answered that it does not take it."""
+    STORAGE_ERROR = "StorageError"
+    """The volume cannot be read. May pass."""
+    ENGINE_ERROR = "EngineError"
+    """The engine did not answer, or had no room. May pass."""
+    INTERNAL_ERROR = "InternalError"
+    """The gateway itself failed. May pass."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same files may succeed at another time: the gateway tries again, ever more rarely."""
+        return self in (AdapterReason.STORAGE_ERROR, AdapterReason.ENGINE_ERROR, AdapterReason.INTERNAL_ERROR)
+
+
 class AdapterState(Block):
     """One adapter in one pod."""
 
@@ -92,8 +129,7 @@ class AdapterState(Block):
     serving: str | None = None
     """Digest of the version that answers now: an older one while the desired one is loading or has failed."""
     reason: str | None = None
-    """Why it failed, in one word: NotFound, DigestMismatch, BaseModelMismatch, RankTooHigh, UnsafeFile,
-    EngineError."""
+    """Why it failed: an AdapterReason, or one that a gateway of another version knows."""
     message: str | None = None
     """Why it failed, for people."""
 

@@ -1,6 +1,7 @@
 """Digest of a folder: SHA-256 over the sorted lines `sha256  size  path` of its files.
 
-It needs no manifest of ours, so it works for any model folder.
+It needs no manifest of ours, so it works for any model folder. It covers every file, those too that nobody
+reads. A link to a file counts as that file, under the link's name.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ MANIFEST = "manifest.json"
 
 
 class UnsafePath(ValueError):
-    """A file of the folder is a link, is no regular file, or has no proper name."""
+    """A file of the folder is a link that may not be followed, is no regular file, or has no proper name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -39,11 +40,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_of(folder: Path) -> list[FileDigest]:
+def proper_name(path: str) -> bool:
+    """Whether a path can stand in a line of a digest."""
+    try:
+        return b"\n" not in path.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def files_of(folder: Path, *, within: Path | None = None) -> list[FileDigest]:
     """Every regular file below a folder but its manifest, sorted by path.
 
+    Args:
+        folder: it.
+        within: links to files are followed as long as they stay in this folder; None: to none.
+
     Raises:
-        UnsafePath: the folder holds a symbolic link, a special file or a name that is no UTF-8.
+        UnsafePath: it holds a link that may not be followed, a special file, or a name that is no UTF-8 or
+            more than a line.
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
@@ -51,11 +65,13 @@ def files_of(folder: Path) -> list[FileDigest]:
     found = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
-        try:
-            relative.encode()
-        except UnicodeEncodeError:
-            raise UnsafePath(f"the name {relative!a} is no UTF-8") from None
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        if not proper_name(relative):
+            raise UnsafePath(f"the name {relative!a} is no line of UTF-8: rename the file")
+        if path.is_symlink() and not (
+            path.is_file() and within and path.resolve().is_relative_to(within.resolve())
+        ):
+            raise UnsafePath(f"{relative} is a link that may not be followed: put the file itself there")
+        if not (path.is_file() or path.is_dir()):
             raise UnsafePath(f"{relative} is not a regular file")
         if path.is_file() and relative != MANIFEST:
             found.append(FileDigest(relative, file_sha256(path), path.stat().st_size))
@@ -68,6 +84,6 @@ def digest_of(files: Iterable[FileDigest]) -> str:
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
-    """`sha256:...` of a folder. Raises as `files_of` does."""
-    return digest_of(files_of(folder))
+def folder_digest(folder: Path, *, within: Path | None = None) -> str:
+    """`sha256:...` of a folder. Arguments and errors are those of `files_of`."""
+    return digest_of(files_of(folder, within=within))

@@ -56,7 +56,7 @@ def _digest(words: Sequence[str]) -> int:
         print("usage: kubetune digest FOLDER", file=sys.stderr)
         return 2
     try:
-        print(folder_digest(Path(words[0])))
+        print(folder_digest(Path(words[0]), within=Path("/")))
     except (FileNotFoundError, UnsafePath) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,23 +1,37 @@
-"""Copies an adapter from a shared volume to the pod, and nothing but plain files from inside that volume.
+"""Copies an adapter from a shared volume to the pod: the files that are read, from inside that volume.
 
-Whoever writes to the volume is not trusted: folders are walked by descriptor, so that none can be swapped
-for a link between the check and the copy.
+A folder is taken as transformers' Trainer and the hub's cache leave it: what nobody reads (optimizer states,
+pickles, code) counts for the digest and stays where it is. Whoever writes to the volume is not trusted:
+folders are walked by descriptor, and where a file lies is asked of its open descriptor, so that nothing can
+be swapped for a link between the check and the copy.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from kubetune.gateway.refused import Reason, Refused
+from kubetune.api.table import AdapterReason
+from kubetune.artifacts.digest import MANIFEST, FileDigest, proper_name
+from kubetune.gateway.refused import Refused
 
-# Formats that run code when they are read, and code itself.
-UNSAFE_SUFFIXES = frozenset(
-    ".bin .ckpt .dll .joblib .npy .npz .pickle .pkl .pt .pt2 .pth .py .pyc .sh .so".split()  # noqa: SIM905
+READ = frozenset(
+    {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "manifest.json",
+        "tokenizer_config.json",
+    }
 )
+"""Files of an adapter's folder, not of folders in it, that the gateway or the engine reads."""
 MAX_FILES = 10_000
+_HASHED_FACTOR = 16
+"""So many times the bytes that may be copied are read for the digest."""
 _CHUNK = 1 << 20
 
 
@@ -30,43 +44,64 @@ def resolve(path: str, root: str) -> Path:
     try:
         real, volume = Path(path).resolve(), Path(root).resolve()
     except (OSError, RuntimeError) as error:  # up to Python 3.12 links in a circle are a RuntimeError
-        raise Refused(Reason.UNSAFE_FILE, f"{path} is a link that leads nowhere: replace it") from error
+        raise Refused(
+            AdapterReason.UNSAFE_FILE, f"{path} is a link that leads nowhere: replace it"
+        ) from error
     if not real.is_relative_to(volume):
-        raise Refused(Reason.UNSAFE_FILE, f"{path} leads out of its volume: replace the link by a folder")
+        raise Refused(
+            AdapterReason.UNSAFE_FILE, f"{path} leads out of its volume: replace the link by a folder"
+        )
     if not volume.is_dir():
         raise Refused(
-            Reason.NOT_FOUND, f"{root} is not mounted in this pod: the volume comes with the next rollout"
+            AdapterReason.NOT_FOUND,
+            f"{root} is not mounted in this pod: the volume comes with the next rollout",
         )
     if not real.is_dir():
         raise Refused(
-            Reason.NOT_FOUND, f"{path} is not a folder: check the uri and that the artifact still exists"
+            AdapterReason.NOT_FOUND,
+            f"{path} is not a folder: check the uri and that the artifact still exists",
         )
     return real
 
 
-def copy_folder(source: Path, target: Path, *, max_bytes: int) -> None:
-    """Copy a folder of plain files to a new folder.
+def copy_folder(source: Path, target: Path, *, root: Path, max_bytes: int) -> list[FileDigest]:
+    """Copy the files that are read to a new folder; returns all files of the source.
+
+    Args:
+        source: a real path.
+        target: does not exist, or is empty.
+        root: the volume. Links to files are followed as long as they stay in it.
+        max_bytes: of the files that are copied.
 
     Raises:
         Refused: UnsafeFile, TooLarge, or NotFound when a file vanishes on the way.
     """
-    copied = 0
+    target.mkdir(exist_ok=True)
+    copied = hashed = 0
+    found: list[FileDigest] = []
     try:
-        for number, (relative, descriptor) in enumerate(_open_files(source)):
+        for relative, descriptor in _open_files(source, root.resolve()):
             with open(descriptor, "rb") as reader:
-                copied += os.fstat(descriptor).st_size
-                if copied > max_bytes or number >= MAX_FILES:
+                size, wanted = os.fstat(descriptor).st_size, relative in READ
+                copied, hashed = copied + size * wanted, hashed + size
+                if copied > max_bytes or hashed > max_bytes * _HASHED_FACTOR or len(found) >= MAX_FILES:
                     raise Refused(
-                        Reason.TOO_LARGE,
-                        f"more than {max_bytes} bytes or {MAX_FILES} files: serve a smaller artifact",
+                        AdapterReason.TOO_LARGE,
+                        f"more than {max_bytes} bytes of weights, {max_bytes * _HASHED_FACTOR} in all, or "
+                        f"{MAX_FILES} files: put the adapter into a folder of its own",
                     )
-                to = target / relative
-                to.parent.mkdir(parents=True, exist_ok=True)
-                with to.open("xb") as writer:
-                    shutil.copyfileobj(reader, writer, _CHUNK)
-                to.chmod(0o644)
+                if relative != MANIFEST:
+                    found.append(
+                        FileDigest(relative, hashlib.file_digest(reader, "sha256").hexdigest(), size)
+                    )
+                if wanted:
+                    reader.seek(0)
+                    with (target / relative).open("xb") as writer:
+                        shutil.copyfileobj(reader, writer, _CHUNK)
+                    (target / relative).chmod(0o644)
     except FileNotFoundError as error:
-        raise Refused(Reason.NOT_FOUND, f"{error.filename} vanished while it was copied") from error
+        raise Refused(AdapterReason.NOT_FOUND, f"{error.filename} vanished while it was copied") from error
+    return sorted(found)
 
 
 def fingerprint(source: Path) -> str | None:
@@ -80,29 +115,55 @@ def fingerprint(source: Path) -> str | None:
     for folder, folders, files in os.walk(source):
         folders.sort()
         for name in sorted(files):
-            info = (Path(folder) / name).lstat()
-            seen.update(
-                f"{folder}/{name} {info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_mode}\n".encode()
-            )
+            path = Path(folder) / name
+            for info_of in (path.lstat, path.stat):  # the link, and what it leads to
+                with suppress(OSError):  # it has just gone, or leads nowhere
+                    info = info_of()
+                    mark = f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_mode}"
+                    seen.update(f"{folder}/{name} {mark}\n".encode(errors="surrogateescape"))
     return seen.hexdigest()
 
 
-def _open_files(source: Path) -> Iterator[tuple[Path, int]]:
+def _open_files(source: Path, root: Path) -> Iterator[tuple[str, int]]:
     """Path below the folder and open descriptor of each file; whoever iterates closes it."""
     for folder, folders, files, at in os.fwalk(source, follow_symlinks=False):
         below = Path(folder).relative_to(source)
         for name in folders:
             if stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-                raise _unsafe(below / name, "is a link")
+                raise _unsafe(below / name, "is a link to a folder")
         for name in files:
-            if Path(name).suffix.lower() in UNSAFE_SUFFIXES:
-                raise _unsafe(below / name, "may run code when it is read")
-            if not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-                raise _unsafe(below / name, "is not a regular file")
-            yield below / name, os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+            path = _name(below / name)
+            yield path, _open_file(below / name, at, root)
 
 
-def _unsafe(path: Path, why: str) -> Refused:
-    return Refused(
-        Reason.UNSAFE_FILE, f"{path} {why}: an adapter holds plain files and its weights as safetensors"
-    )
+def _open_file(path: Path, folder: int, root: Path) -> int:
+    try:
+        if not stat.S_ISREG(os.stat(path.name, dir_fd=folder).st_mode):
+            raise _unsafe(path, "is not a regular file")
+        descriptor = os.open(path.name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP or stat.S_ISLNK(
+            os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
+        ):
+            raise _unsafe(path, "is a link that leads nowhere") from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unsafe(path, "is not a regular file")
+        if not Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_relative_to(root):
+            raise _unsafe(path, "leads out of its volume")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _name(path: Path) -> str:
+    name = path.as_posix()
+    if not proper_name(name):
+        raise _unsafe(ascii(name), "has a name that is no line of UTF-8")
+    return name
+
+
+def _unsafe(path: Path | str, why: str) -> Refused:
+    return Refused(AdapterReason.UNSAFE_FILE, f"{path} {why}: put plain files there")

@@ -1,18 +1,28 @@
 """Brings one adapter into the engine: copy, verify, load, confirm."""
 
 import asyncio
+import re
 import time
 from pathlib import Path
 
-from kubetune.api.table import TableAdapter
+from kubetune.api.table import AdapterReason, TableAdapter
 from kubetune.gateway.engine import Engine, EngineFailed, EngineSlow
 from kubetune.gateway.metrics import Metrics
 from kubetune.gateway.prepare import prepare
-from kubetune.gateway.refused import Reason, Refused
+from kubetune.gateway.refused import Refused
 from kubetune.gateway.verify import Limits
 from kubetune.gateway.watch import EngineWatch
 
-_ANSWER_SECONDS = 10.0
+_LIST_SECONDS = 300.0  # behind a full batch
+# An engine that answers with an error has looked at the adapter and says no, unless it says that it has no
+# room now. vLLM answers 500 for both.
+_MAY_PASS = frozenset({408, 425, 429, 502, 503, 504})
+_NO_ROOM = re.compile(
+    r"out of memory|cannot allocate|no free lora slots|too many open files|no space left", re.I
+)
+_NOISE = re.compile(
+    r"^Call to \w+ method failed: |,? ?please check the stack trace above for the root cause", re.I
+)
 
 
 class Loader:
@@ -57,19 +67,28 @@ class Loader:
         # The engine caches what it computed by name: one name must never mean two contents.
         if self.loaded_digests.setdefault(name, adapter.digest) != adapter.digest:
             raise Refused(
-                Reason.NAME_COLLISION,
+                AdapterReason.NAME_COLLISION,
                 f"the engine knows another version as {name}: train it again for another digest",
             )
         path = await self.prepare(adapter, limits)
         try:
-            listed = await self.engine.models(within=_ANSWER_SECONDS)
+            listed = await self.engine.models(within=_LIST_SECONDS)
             # Listed already: loaded by an earlier gateway process, or by a call whose answer was lost.
             if name not in listed:
                 await self.engine.load(name, str(path))
-                listed = await self.engine.models(within=_ANSWER_SECONDS)
+                listed = await self.engine.models(within=_LIST_SECONDS)
             if name not in listed or Path(listed[name].root) != path:
-                raise Refused(Reason.ENGINE_ERROR, f"the engine does not list {name} from {path}")
-        except (EngineFailed, EngineSlow) as error:
-            raise Refused(Reason.ENGINE_ERROR, f"the engine refused it: {error}") from error
+                raise Refused(AdapterReason.ENGINE_ERROR, f"the engine does not list {name} from {path}")
+        except EngineSlow as error:
+            raise Refused(AdapterReason.ENGINE_ERROR, f"the engine did not answer: {error}") from error
+        except EngineFailed as error:
+            raise _refused(error) from error
         self.metrics.load_seconds.observe(time.monotonic() - started)
         return path
+
+
+def _refused(error: EngineFailed) -> Refused:
+    told = _NOISE.sub("", str(error))
+    if error.status in _MAY_PASS or _NO_ROOM.search(told):
+        return Refused(AdapterReason.ENGINE_ERROR, f"the engine cannot load it now: {told}")
+    return Refused(AdapterReason.ENGINE_REFUSED, f"the engine refuses it: {told}")

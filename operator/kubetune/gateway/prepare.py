@@ -3,13 +3,17 @@
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
-from kubetune.api.table import TableAdapter
+from kubetune.api.table import AdapterReason, TableAdapter
+from kubetune.artifacts.digest import FileDigest
 from kubetune.gateway.fetch import copy_folder, resolve
-from kubetune.gateway.refused import Reason, Refused
+from kubetune.gateway.refused import Refused
 from kubetune.gateway.verify import Limits, verify
 
 TEMPORARY = ".copying-"
+LIST = ".files"
+"""In a copy: the lines of its source's digest, for the copy holds only what is read."""
 
 
 def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: int) -> Path:
@@ -21,14 +25,14 @@ def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: in
     try:
         return _prepare(adapter, limits, cache, max_bytes)
     except OSError as error:
-        raise Refused(Reason.STORAGE_ERROR, f"cannot copy the files: {error}") from error
+        raise Refused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {error}") from error
 
 
 def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int) -> Path:
-    target = cache / adapter.loaded_name
+    target = cache / folder_name(adapter.loaded_name)
     if target.is_dir():
         try:
-            verify(target, adapter, limits)
+            verify(target, _listed(target), adapter, limits)
         except Refused:
             shutil.rmtree(target)  # fetched anew below, judged anew
         else:
@@ -36,8 +40,9 @@ def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int)
     source = resolve(adapter.path, adapter.root)
     copy = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=cache))
     try:
-        copy_folder(source, copy, max_bytes=max_bytes)
-        verify(copy, adapter, limits)
+        files = copy_folder(source, copy, root=Path(adapter.root), max_bytes=max_bytes)
+        (copy / LIST).write_text("".join(f.line for f in files), encoding="utf-8")
+        verify(copy, files, adapter, limits)
         copy.chmod(0o755)
         copy.replace(target)
     except BaseException:
@@ -46,9 +51,28 @@ def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int)
     return target
 
 
+def folder_name(loaded_name: str) -> str:
+    """Of an adapter's copy: its name may hold slashes."""
+    return quote(loaded_name, safe="")
+
+
+def _listed(copy: Path) -> list[FileDigest]:
+    """The files of which a copy was made; what the list says is believed only if it has the right digest."""
+    try:
+        lines = (copy / LIST).read_text(encoding="utf-8").split("\n")[:-1]
+        parts = [line.split("  ", 2) for line in lines]
+        return [FileDigest(path, sha256, int(size)) for sha256, size, path in parts]
+    except (OSError, ValueError) as error:
+        raise Refused(AdapterReason.DIGEST_MISMATCH, f"the list of the copy is damaged: {error}") from error
+
+
 def set_aside(cache: Path, keep: set[str]) -> list[Path]:
-    """Rename the copies that nobody needs, so that nobody takes them up again; returns what to `remove`."""
-    stale = [e for e in cache.iterdir() if e.name not in keep and not e.name.startswith(TEMPORARY)]
+    """Rename the copies that nobody needs, so that nobody takes them up again; returns what to `remove`.
+
+    keep: engine names.
+    """
+    kept = {folder_name(name) for name in keep}
+    stale = [e for e in cache.iterdir() if e.name not in kept and not e.name.startswith(TEMPORARY)]
     return [entry.rename(entry.with_name(f"{TEMPORARY}{entry.name}")) for entry in stale]
 
 

@@ -11,17 +11,19 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from kubetune.api.table import AdapterPhase, AdapterState, TableAdapter
+from kubetune.api.table import AdapterPhase, AdapterReason, AdapterState, TableAdapter
 from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow
 from kubetune.gateway.fetch import fingerprint
 from kubetune.gateway.loader import Loader
-from kubetune.gateway.refused import Reason, Refused
+from kubetune.gateway.refused import Refused
 from kubetune.gateway.verify import Limits
 from kubetune.gateway.versions import Version
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 0.5
-_LAST_RETRY_SECONDS = 10.0
+_LOOK_SECONDS = 10.0
+"""How often files that were refused for good are looked at: whether they have changed."""
+_LAST_RETRY_SECONDS = 60.0
 _TRIES = 3
 """An error of the engine counts as its last word after so many tries."""
 
@@ -102,7 +104,7 @@ class Slot:
     def settled(self) -> bool:
         """Whether waiting longer is of no use in this epoch."""
         if self._refusal:
-            return not self._refusal.may_pass or self._tries >= _TRIES
+            return not self._refusal.reason.may_pass or self._tries >= _TRIES
         return self.phase == "Loaded"
 
     @property
@@ -150,7 +152,7 @@ class Slot:
         # Marked before the attempt: a change in its midst is worth another one.
         files = await asyncio.to_thread(fingerprint, Path(adapter.path))
         try:
-            if self._refusal is None or self._refusal.may_pass or files != self._refused_files:
+            if self._refusal is None or self._refusal.reason.may_pass or files != self._refused_files:
                 if epoch is None:
                     await self._loader.prepare(adapter, limits)  # ready for the engine when that is
                 else:
@@ -167,10 +169,13 @@ class Slot:
             self._note(refusal, adapter, files)
         except Exception as error:
             _log.exception("cannot serve %s", adapter.loaded_name)
-            self._note(Refused(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"), adapter, files)
+            self._note(
+                Refused(AdapterReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"), adapter, files
+            )
         if epoch is not None:
             await self._fall_back(limits, epoch)
-        self._delay = min(2 * self._delay, _LAST_RETRY_SECONDS)
+        may_pass = self._refusal is not None and self._refusal.reason.may_pass
+        self._delay = min(2 * self._delay, _LAST_RETRY_SECONDS if may_pass else _LOOK_SECONDS)
         return self._delay
 
     async def _bring(self, adapter: TableAdapter, limits: Limits, epoch: int) -> Version:

@@ -1,15 +1,21 @@
 """Checks of an adapter's copy before the engine sees it: digest, base, and what the engine can load."""
 
 import json
+import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.table import TableAdapter
-from kubetune.artifacts.digest import MANIFEST, UnsafePath, folder_digest
+from kubetune.api.table import AdapterReason, TableAdapter
+from kubetune.artifacts.digest import MANIFEST, FileDigest, digest_of, file_sha256
 from kubetune.artifacts.manifest import ManifestError, read_manifest
-from kubetune.gateway.refused import Reason, Refused
-from kubetune.gateway.shapes import BaseShapes, HeaderError, tensor_shapes
+from kubetune.gateway.base import BaseModules
+from kubetune.gateway.fetch import READ
+from kubetune.gateway.lora import check_base, check_matrices, check_values, pairs_of
+from kubetune.gateway.refused import Refused
+from kubetune.gateway.tensors import HeaderError, read_header
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -27,6 +33,10 @@ _UNSUPPORTED = (
     ("use_qalora", "QALoRA"),
     ("trainable_token_indices", "trainable_token_indices"),
 )
+# Regular expressions whose time explodes: a repeated group, or many repeats one after the other.
+_REPEATED = re.compile(r"\)\s*[*+{?]")
+_REPEATS = re.compile(r"[*+{]")
+_MOST_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -41,34 +51,35 @@ class Limits:
     """What the engine was started with."""
 
 
-def verify(copy: Path, adapter: TableAdapter, limits: Limits) -> None:
-    """Judge a copy.
+def verify(copy: Path, files: Collection[FileDigest], adapter: TableAdapter, limits: Limits) -> None:
+    """Judge a copy; files: all those of its source.
 
     Raises:
         Refused: it must not be loaded.
     """
-    check_digest(copy, adapter.digest)
+    check_digest(copy, files, adapter.digest)
     check_manifest(copy, limits)
-    rank = check_config(_config(copy))
-    if rank > limits.max_rank:
+    ranks = check_config(_config(copy))
+    if max(ranks) > limits.max_rank:
         raise Refused(
-            Reason.RANK_TOO_HIGH,
-            f"rank {rank} exceeds this engine's limit of {limits.max_rank}: raise engine.maxLoraRank",
+            AdapterReason.RANK_TOO_HIGH,
+            f"rank {max(ranks)} exceeds this engine's limit of {limits.max_rank}: raise engine.maxLoraRank",
         )
-    check_shapes(copy / WEIGHTS, limits.base_path)
+    check_weights(copy / WEIGHTS, limits.base_path, ranks)
 
 
-def check_digest(copy: Path, expected: str) -> None:
-    """The files must be those that were asked for."""
-    try:
-        found = folder_digest(copy)
-    except UnsafePath as error:
-        raise Refused(Reason.UNSAFE_FILE, str(error)) from error
+def check_digest(copy: Path, files: Collection[FileDigest], expected: str) -> None:
+    """The files must be those that were asked for, and the copy must hold what they hold."""
+    found = digest_of(files)
     if found != expected:
         raise Refused(
-            Reason.DIGEST_MISMATCH,
+            AdapterReason.DIGEST_MISMATCH,
             f"the files have digest {found}, not {expected}: restore them, or set digest if that is meant",
         )
+    expected_files = {f.path: f.sha256 for f in files if f.path in READ}
+    found_files = {n: file_sha256(copy / n) for n in READ - {MANIFEST} if (copy / n).is_file()}
+    if expected_files != found_files:
+        raise Refused(AdapterReason.DIGEST_MISMATCH, "the copy is damaged: it will be made again")
 
 
 def check_manifest(copy: Path, limits: Limits) -> None:
@@ -78,70 +89,95 @@ def check_manifest(copy: Path, limits: Limits) -> None:
     try:
         manifest = read_manifest(copy)
     except ManifestError as error:
-        raise Refused(Reason.UNSUPPORTED, f"{error}: remove the file or restore it") from error
+        raise _unsupported(f"{error}: remove the file or restore it") from error
     if manifest.format != "lora":
         held = "virtual tokens" if manifest.format == "prompt" else "full weights"
-        raise Refused(Reason.UNSUPPORTED, f"the artifact holds {held}: serve a LoRA adapter")
+        raise _unsupported(f"the artifact holds {held}: serve a LoRA adapter")
     belongs_to = manifest.base_model_digest
     if belongs_to and limits.base_digest and belongs_to != limits.base_digest:
         raise Refused(
-            Reason.BASE_MODEL_MISMATCH,
+            AdapterReason.BASE_MODEL_MISMATCH,
             f"made for base {belongs_to}, but {limits.base_digest} is served: train it on this base",
         )
 
 
-def check_config(config: dict[str, Any]) -> int:
-    """The rank of a peft config that the engine can serve."""
+def check_config(config: dict[str, Any]) -> set[int]:
+    """The ranks that a peft config names, if the engine can serve it."""
     if config.get("peft_type") != "LORA":
-        raise Refused(
-            Reason.UNSUPPORTED, f"peft_type is {config.get('peft_type')}: the engine serves LORA only"
-        )
+        raise _unsupported(f"peft_type is {config.get('peft_type')}: the engine serves LORA only")
     for field, name in _UNSUPPORTED:
         if config.get(field):
-            raise Refused(
-                Reason.UNSUPPORTED, f"the adapter uses {name}, which the engine cannot serve: train without"
-            )
+            raise _unsupported(f"the adapter uses {name}, which the engine cannot serve: train without")
     if config.get("bias", "none") != "none":
-        raise Refused(
-            Reason.UNSUPPORTED, "the adapter trains biases, which the engine cannot serve: set bias to none"
-        )
+        raise _unsupported("the adapter trains biases, which the engine cannot serve: set bias to none")
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        raise Refused(
-            Reason.UNSUPPORTED,
-            f"init_lora_weights {init} changes the base: convert it to a plain LoRA adapter",
-        )
-    pattern = config.get("rank_pattern") or {}
-    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else [None])]
-    if not all(isinstance(r, int) and r > 0 for r in ranks):
-        raise Refused(Reason.UNSUPPORTED, f"{CONFIG} has no valid rank r")
-    return int(max(ranks))
+        raise _unsupported(f"init_lora_weights {init} changes the base: convert it to a plain LoRA adapter")
+    if not isinstance(config.get("target_modules"), str | list):
+        raise _unsupported(f"{CONFIG} has no target_modules: restore what save_pretrained wrote")
+    ranks, alphas = (_pattern(config, f) for f in ("rank_pattern", "alpha_pattern"))
+    if not all(_is_number(a) for a in (config.get("lora_alpha"), *alphas.values())):
+        raise _unsupported(f"{CONFIG} has no valid lora_alpha: it must be a number")
+    named = [config.get("r"), *ranks.values()]
+    if not all(type(r) is int and r > 0 for r in named):
+        raise _unsupported(f"{CONFIG} has no valid rank r: it must be a positive integer")
+    return set(named)
 
 
-def check_shapes(weights: Path, base: Path) -> None:
-    """Every matrix must fit the layer that it changes: what doesn't could harm the engine.
+def _pattern(config: dict[str, Any], field: str) -> dict[str, Any]:
+    """Values by regular expression, which the engine applies to every name."""
+    pattern = config.get(field) or {}
+    if not isinstance(pattern, dict):
+        raise _unsupported(f"{field} of {CONFIG} is not an object: restore what save_pretrained wrote")
+    for key in pattern:
+        if _REPEATED.search(key) or len(_REPEATS.findall(key)) > _MOST_REPEATS:
+            raise _unsupported(
+                f"{field} of {CONFIG} holds a pattern that may take for ever: write {key[:80]} plainer"
+            )
+        try:
+            re.compile(key)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise _unsupported(
+                f"{field} of {CONFIG} holds no regular expression {key[:80]}: {error}"
+            ) from error
+    return pattern
 
-    Layers that the base's files name differently (quantised, fused) are left to the engine's judgement.
-    """
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def check_weights(weights: Path, base: Path, ranks: set[int]) -> None:
+    """The weights must be LoRA matrices that change this base."""
     try:
-        tensors = tensor_shapes(weights)
-        wrong = BaseShapes.of(base).misfit(tensors)
+        modules = BaseModules.of(base)
     except HeaderError as error:
-        raise Refused(Reason.UNSUPPORTED, str(error)) from error
-    if not any(".lora_A" in name for name in tensors):
-        raise Refused(Reason.UNSUPPORTED, f"{WEIGHTS} holds no LoRA matrices")
-    if wrong:
-        raise Refused(Reason.BASE_MODEL_MISMATCH, f"{wrong}: train it on this base")
+        raise _unsupported(f"the base's {error}") from error
+    try:
+        tensors = read_header(weights)
+    except HeaderError as error:
+        raise _unsupported(str(error)) from error
+    pairs = pairs_of(tensors, modules)
+    check_matrices(pairs, tensors, ranks)
+    check_base(pairs, tensors, modules)
+    check_values(weights, pairs, tensors)
 
 
 def _config(copy: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (copy / name).is_file():
-            raise Refused(Reason.NOT_FOUND, f"{name} is missing: the folder is not a peft adapter")
+            raise Refused(
+                AdapterReason.NOT_FOUND,
+                f"{name} is missing: name a folder with a peft adapter, its weights as safetensors",
+            )
     try:
         config = json.loads((copy / CONFIG).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise Refused(Reason.UNSUPPORTED, f"{CONFIG} is not JSON: {error}") from error
+        raise _unsupported(f"{CONFIG} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise Refused(Reason.UNSUPPORTED, f"{CONFIG} is not an object")
+        raise _unsupported(f"{CONFIG} is not an object: restore what save_pretrained wrote")
     return config
+
+
+def _unsupported(message: str) -> Refused:
+    return Refused(AdapterReason.UNSUPPORTED, message)

@@ -8,7 +8,7 @@ import pytest
 
 from kubetune.api.exitcodes import EXIT_CODES, Reason
 from kubetune.api.status import JobPhase, SetPhase
-from kubetune.gateway.refused import Reason as Refusal
+from kubetune.api.table import AdapterReason
 from kubetune.references import uses
 
 PAGE = (Path(__file__).parents[3] / "docs/operations.md").read_text()
@@ -36,6 +36,6 @@ def test_every_reason_of_a_failure_is_told_with_its_exit_code(reason: Reason):
             assert ("| no |" in row) == (not outcome.retry)
 
 
-@pytest.mark.parametrize("reason", sorted({*CONDITION_REASONS, *(r.value for r in Refusal)}))
+@pytest.mark.parametrize("reason", sorted({*CONDITION_REASONS, *(r.value for r in AdapterReason)}))
 def test_every_reason_of_a_condition_is_told(reason: str):
     assert reason in TOLD

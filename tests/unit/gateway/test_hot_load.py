@@ -127,7 +127,7 @@ async def test_many_adapters_are_loaded_at_the_same_time(bench: Bench):
     ("harm", "reason"),
     [
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "DigestMismatch"),
-        (lambda folder: (folder / "x.bin").write_bytes(b"x"), "UnsafeFile"),
+        (lambda folder: (folder / "x.bin").write_bytes(b"x"), "DigestMismatch"),
         (lambda folder: (folder / "adapter_config.json").symlink_to("/etc/hostname"), "UnsafeFile"),
         (lambda folder: shutil.rmtree(folder), "NotFound"),
     ],
@@ -179,6 +179,25 @@ async def test_an_error_of_the_engine_is_retried(bench: Bench):
     assert state.reason == "EngineError"
     assert "out of memory" in (state.message or "")
     await bench.client.until_loaded(one)
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500])
+async def test_a_refusal_of_the_engine_is_its_last_word(bench: Bench, status: int):
+    await served(bench, bench.adapter("other"))
+    one = bench.adapter("one")
+    bench.engine.fail_loads = 1
+    told = "x.weight is unsupported LoRA weight"
+    noise = "please check the stack trace above for the root cause"
+    bench.engine.fail_with = (status, f"Call to add_lora method failed: {told}, {noise}")
+    bench.mount.write(one)
+    state = await bench.client.until_adapter("one", lambda a: a.phase == "Failed")
+    assert (state.reason, state.message) == ("EngineRefused", f"the engine refuses it: {told}")
+    await asyncio.sleep(2.5)
+    assert bench.engine.calls.count(f"load {one.loaded_name}") == 1
+    await bench.engine.kill()
+    await bench.client.until(lambda s: not s.engine_ready)
+    await bench.engine.start()
+    await bench.client.until_loaded(one)  # another process is asked anew
 
 
 async def test_one_bad_adapter_does_not_hold_up_the_others(bench: Bench):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from kubetune.api.table import AdapterReason
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import write_manifest
 from kubetune.gateway.prepare import prepare
-from kubetune.gateway.refused import Reason, Refused
+from kubetune.gateway.refused import Refused
 from kubetune.gateway.verify import Limits
 from tests.fixtures.adapters import entry, manifest_of, write_adapter, write_base
 
@@ -43,7 +44,9 @@ def test_a_good_adapter_is_copied_under_its_loaded_name(tmp_path: Path, limits: 
     wanted = entry("medical", folder)
     copy = prepare(wanted, limits, cache, max_bytes=LIMIT)
     assert copy == cache / f"medical-{wanted.digest[7:15]}"
-    assert folder_digest(copy) == wanted.digest
+    assert (copy / "adapter_model.safetensors").read_bytes() == (
+        folder / "adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_a_foreign_adapter_without_manifest_is_fine(tmp_path: Path, limits: Limits, cache: Path):
@@ -53,8 +56,11 @@ def test_a_foreign_adapter_without_manifest_is_fine(tmp_path: Path, limits: Limi
 def test_a_damaged_copy_is_fetched_again(tmp_path: Path, limits: Limits, cache: Path):
     wanted = entry("a", write_adapter(tmp_path / "a"))
     copy = prepare(wanted, limits, cache, max_bytes=LIMIT)
+    good = (copy / "adapter_config.json").read_text()
     (copy / "adapter_config.json").write_text("{}")
-    assert folder_digest(prepare(wanted, limits, cache, max_bytes=LIMIT)) == wanted.digest
+    assert (prepare(wanted, limits, cache, max_bytes=LIMIT) / "adapter_config.json").read_text() == good
+    (copy / ".files").write_text("nonsense\n")
+    assert (prepare(wanted, limits, cache, max_bytes=LIMIT) / ".files").read_text() != "nonsense\n"
 
 
 def test_a_good_copy_is_used_when_the_source_is_gone(tmp_path: Path, limits: Limits, cache: Path):
@@ -67,24 +73,24 @@ def test_a_good_copy_is_used_when_the_source_is_gone(tmp_path: Path, limits: Lim
 
 def test_another_digest(tmp_path: Path, limits: Limits):
     found = refusal(write_adapter(tmp_path / "a"), limits, digest="sha256:" + "0" * 64)
-    assert found.reason is Reason.DIGEST_MISMATCH
+    assert found.reason is AdapterReason.DIGEST_MISMATCH
     assert "0000" in str(found)
 
 
 def test_another_base_by_manifest(tmp_path: Path, limits: Limits):
     folder = write_adapter(tmp_path / "a", base_digest="sha256:" + "1" * 64)
-    assert refusal(folder, limits).reason is Reason.BASE_MODEL_MISMATCH
+    assert refusal(folder, limits).reason is AdapterReason.BASE_MODEL_MISMATCH
 
 
 def test_another_base_by_features(tmp_path: Path, limits: Limits):
     found = refusal(write_adapter(tmp_path / "a", features=64), limits)
-    assert found.reason is Reason.BASE_MODEL_MISMATCH
+    assert found.reason is AdapterReason.BASE_MODEL_MISMATCH
     assert "64 features" in str(found)
 
 
 def test_another_base_by_depth(tmp_path: Path, limits: Limits):
     found = refusal(write_adapter(tmp_path / "a", layers=3), limits)
-    assert found.reason is Reason.BASE_MODEL_MISMATCH
+    assert found.reason is AdapterReason.BASE_MODEL_MISMATCH
     assert "model.layers.2" in str(found)
 
 
@@ -96,12 +102,12 @@ def test_a_base_with_other_names_is_not_judged_by_names(tmp_path: Path, cache: P
 
 
 def test_rank_too_high(tmp_path: Path, limits: Limits):
-    assert refusal(write_adapter(tmp_path / "a", rank=17), limits).reason is Reason.RANK_TOO_HIGH
+    assert refusal(write_adapter(tmp_path / "a", rank=17), limits).reason is AdapterReason.RANK_TOO_HIGH
 
 
 def test_rank_too_high_in_one_layer(tmp_path: Path, limits: Limits):
     folder = write_adapter(tmp_path / "a", config={"rank_pattern": {"q_proj": 32}})
-    assert refusal(folder, limits).reason is Reason.RANK_TOO_HIGH
+    assert refusal(folder, limits).reason is AdapterReason.RANK_TOO_HIGH
 
 
 @pytest.mark.parametrize(("form", "told"), [("full", "full weights"), ("prompt", "virtual tokens")])
@@ -124,11 +130,19 @@ def test_what_is_no_lora_adapter(tmp_path: Path, limits: Limits, form: str, told
         {"r": 0},
         {"r": "8"},
         {"rank_pattern": 3},
+        {"rank_pattern": {"(a*)*": 8}},
+        {"rank_pattern": {".*.*.*.*x": 8}},
+        {"rank_pattern": {"(": 8}},
+        {"rank_pattern": {"q_proj": True}},
+        {"lora_alpha": None},
+        {"lora_alpha": "16"},
+        {"alpha_pattern": {"q_proj": "16"}},
+        {"target_modules": None},
     ],
     ids=lambda c: next(iter(c)) + "=" + str(next(iter(c.values()))),
 )
 def test_what_the_engine_cannot_serve(tmp_path: Path, limits: Limits, config):
-    assert refusal(write_adapter(tmp_path / "a", config=config), limits).reason is Reason.UNSUPPORTED
+    assert refusal(write_adapter(tmp_path / "a", config=config), limits).reason is AdapterReason.UNSUPPORTED
 
 
 @pytest.mark.parametrize("init", [True, False, "gaussian", "eva"])
@@ -142,7 +156,7 @@ def test_incomplete(tmp_path: Path, limits: Limits, name: str):
     folder = write_adapter(tmp_path / "a")
     (folder / name).unlink()
     found = refusal(folder, limits)
-    assert found.reason is Reason.NOT_FOUND
+    assert found.reason is AdapterReason.NOT_FOUND
     assert name in str(found)
 
 
@@ -164,17 +178,18 @@ def test_incomplete(tmp_path: Path, limits: Limits, name: str):
 def test_garbage(tmp_path: Path, limits: Limits, name: str, content: bytes):
     folder = write_adapter(tmp_path / "a")
     (folder / name).write_bytes(content)
-    assert refusal(folder, limits).reason is Reason.UNSUPPORTED
+    assert refusal(folder, limits).reason is AdapterReason.UNSUPPORTED
 
 
 def test_a_packed_base_is_left_to_the_engine(tmp_path: Path, cache: Path):
     base = write_base(tmp_path / "base")
     file = base / "model.safetensors"
-    length = int.from_bytes(file.read_bytes()[:8], "little")
-    header = json.loads(file.read_bytes()[8 : 8 + length])
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
     for tensor in header.values():
-        tensor.update(dtype="U8", shape=[512, 1])
+        tensor.update(dtype="U8", shape=[4096, 1])
     text = json.dumps(header).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     limits = Limits(base_digest=None, base_path=base, max_rank=16)
     prepare(entry("a", write_adapter(tmp_path / "a")), limits, cache, max_bytes=LIMIT)
