@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -78,13 +79,20 @@ def _child(spec: str, log: str, term: str, environment: dict[str, str]) -> None:
 
 
 class Process:
-    """A run in a process of its own, forked from one that has imported everything: that saves seconds."""
+    """A run in a process of its own, forked from one that has imported everything: that saves seconds.
+
+    It is on the CPU, also where there is a GPU: importing bitsandbytes begins to use the GPU, which a process
+    that is forked after that cannot use.
+    """
 
     _server = multiprocessing.get_context("forkserver")
     _server.set_forkserver_preload(["kubetune_trainer.run", "tests.trainer.conftest"])
 
     def __init__(self, spec: RunSpec, folder: Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            forkserver.ensure_running()
         self._log, self._term, path = folder / "log.txt", folder / "term.json", folder / "run.json"
         path.write_text(spec.canonical())
         self._log.write_text("")
