@@ -31,7 +31,7 @@ from kubetune_trainer.model import attention, loading, quantised
 from kubetune_trainer.model.checking import check_kind
 from kubetune_trainer.model.counting import size
 from kubetune_trainer.model.digest import checked_digest
-from kubetune_trainer.model.heads import CAUSAL_LM
+from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
 from kubetune_trainer.model.making import create
 from kubetune_trainer.model.probing import check_causal, check_isolation
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
@@ -183,7 +183,12 @@ class _Run:
         if spec.model.config is not None:
             base = create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length, head)
         elif spec.model.path is not None:
-            options = self.method.base_options(spec, self.precision, self.accelerator.device)
+            device = self.accelerator.device
+            options = self.method.base_options(spec, self.precision, device)
+            if device.type != "cpu" and head is not MASKED_LM:
+                # Straight there: the pod needs no memory for a copy. Not a masked language model: how far its
+                # positions reach is tried out, and on a GPU an index that is too large ends all.
+                options = {"device_map": {"": device}} | options
             base, fresh = loading.load(
                 Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length, head,
                 self.prepared.settings,

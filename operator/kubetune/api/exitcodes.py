@@ -28,8 +28,6 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     NODE_LOST = "NodeLost"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    POD_REJECTED = "PodRejected"
-    POD_FAILED = "PodFailed"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     # Of an attempt that cannot start, and does by itself once that is mended.
     IMAGE_ERROR = "ImageError"
