@@ -28,6 +28,8 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     NODE_LOST = "NodeLost"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    POD_REJECTED = "PodRejected"
+    POD_FAILED = "PodFailed"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     # Of an attempt that cannot start, and does by itself once that is mended.
     IMAGE_ERROR = "ImageError"

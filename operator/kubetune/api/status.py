@@ -84,6 +84,8 @@ class JobStatus(Block):
     active_seconds: int = 0
     """How long the pods of all attempts ran together, as far as they have ended; counts against
     activeDeadlineSeconds."""
+    active_until: str | None = None
+    """Up to which moment activeSeconds is counted; RFC 3339, UTC."""
     conditions: Conditions = []
     """Ready, Reconciling, Stalled; DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete,
     Failed, Warnings. Reclaimed while the job is being deleted and its files are to go, too."""

@@ -1,16 +1,27 @@
 """Finds the attempts of a training job: its child Jobs and their pods."""
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from kubetune.api.labels import TRAINER_ENDED_ANNOTATION
+from kubetune.api.status import JobStatus
 from kubetune.controller.client import Client, Object
+from kubetune.controller.errors import Conflict, NotFound
 from kubetune.desired.common import is_owned, labels_of
 from kubetune.desired.job import job_name
-from kubetune.status.activity import active_seconds
-from kubetune.status.attempts import Trouble, attempt_of, ended, is_over, refused, unmounted
+from kubetune.status.activity import activity
+from kubetune.status.attempts import Attempt, attempt_of, ended
+from kubetune.status.conditions import parse_timestamp, timestamp
 from kubetune.status.decision import Seen
+from kubetune.status.ending import ending_of, is_over
+from kubetune.status.starting import Trouble, refused, unmounted
+
+log = logging.getLogger(__name__)
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+KEPT = 3
+"""So many ended attempts keep their Jobs, with pods and logs: all together would fill a quota on Jobs."""
 POD_EXPECTED = timedelta(seconds=3)
 """A Job that has no pod, or whose pod does not start, after so long: its events tell why."""
 
@@ -25,23 +36,24 @@ class Attempts:
     """Job of the last of them."""
 
 
-async def find_attempts(client: Client, resource: Object, created: int, now: datetime) -> Attempts:
+async def find_attempts(client: Client, resource: Object, previous: JobStatus, now: datetime) -> Attempts:
     """The attempts of a job.
 
     Args:
         client: of the API server.
         resource: the job.
-        created: attempts that its status knows of.
+        previous: its status.
         now: the clock.
     """
-    namespace = resource["metadata"]["namespace"]
+    namespace, created = resource["metadata"]["namespace"], previous.attempts
     jobs = await _jobs(client, resource, created)
     pods = await client.list("Pod", namespace, labels_of(resource))
     # One more: of an attempt whose Job was deleted before the status knew of it, only pods tell.
     names = {job_name(resource, number) for number in range(1, max(created, *jobs, 0) + 2)}
     own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL) in names]
     found = [
-        attempt_of(number, job, [pod for pod in pods if is_owned(pod, job)]) for number, job in jobs.items()
+        attempt_of(number, job, [pod for pod in pods if is_owned(pod, job)], now)
+        for number, job in jobs.items()
     ]
     last = found[-1] if found else None
     newest = jobs[last.number] if last else None
@@ -50,8 +62,18 @@ async def find_attempts(client: Client, resource: Object, created: int, now: dat
             found[-1] = replace(last, trouble=await why_no_pod(client, newest))
         elif last.mounting:
             found[-1] = replace(last, trouble=await _unmounted(client, namespace, last.mounting))
-    alive = [pod["metadata"]["name"] for pod in own if not is_over(pod)]
-    return Attempts(Seen(found, alive, active_seconds(own, now)), newest)
+    until = parse_timestamp(previous.active_until) if previous.active_until else None
+    ran = activity(own, now, seconds=previous.active_seconds, until=until)
+    alive = [pod for pod in own if not is_over(pod)]
+    seen = Seen(
+        found,
+        alive=[pod["metadata"]["name"] for pod in alive],
+        active_seconds=ran.seconds,
+        active_until=ran.until,
+        unending_seconds=ran.unending,
+        endings=[ending for pod in alive if (ending := ending_of(pod))],
+    )
+    return Attempts(seen, newest)
 
 
 async def _jobs(client: Client, resource: Object, created: int) -> dict[int, Object]:
@@ -86,3 +108,40 @@ async def why_no_pod(client: Client, job: Object) -> Trouble | None:
 async def _unmounted(client: Client, namespace: str, uid: str) -> Trouble | None:
     """Why the volumes of a pod are not there (a Secret, a claim): only its events tell."""
     return unmounted(await client.list("Event", namespace, fields={"involvedObject.uid": uid}))
+
+
+async def end_what_goes_on(client: Client, attempt: Attempt, now: datetime) -> None:
+    """End the containers that go on beside a trainer that has ended: they hold its GPU.
+
+    By the pod's deadline, which the kubelet keeps: the pod stays, with its logs and the trainer's last word.
+    """
+    if attempt.outlived_by is None or attempt.state not in ("Succeeded", "Failed"):
+        return
+    meta = attempt.outlived_by
+    if TRAINER_ENDED_ANNOTATION in (meta.get("annotations") or {}):
+        return
+    log.info("the trainer of pod %s has ended, and what runs beside it is ended", meta["name"])
+    change: Object = {
+        "metadata": {"annotations": {TRAINER_ENDED_ANNOTATION: timestamp(now)}},
+        "spec": {"activeDeadlineSeconds": 1},
+    }
+    try:
+        await client.change({"kind": "Pod", "metadata": meta}, change)
+    except (NotFound, Conflict):
+        return  # It is gone already.
+
+
+async def forget_old_attempts(client: Client, resource: Object, next_attempt: int) -> None:
+    """Delete the Jobs of all but the newest attempts that have ended: the status has their story.
+
+    All of them, not only the one that has become too much: an operator may have died before it deleted one.
+    """
+    if next_attempt <= KEPT + 1:
+        return
+    oldest_kept = next_attempt - KEPT
+    jobs = await client.list("Job", resource["metadata"]["namespace"], labels_of(resource))
+    names = {job_name(resource, number) for number in range(1, oldest_kept)}
+    for job in jobs:
+        if job["metadata"]["name"] in names and is_owned(job, resource) and ended(job):
+            log.info("Job %s of an old attempt is deleted", job["metadata"]["name"])
+            await client.delete({"kind": "Job", **job})

@@ -159,9 +159,14 @@ class Client:
 
     async def annotate(self, kind: str, resource: Object, annotations: Mapping[str, str]) -> Object:
         """Set annotations of exactly this object (same UID)."""
+        about = {"kind": kind, "metadata": resource["metadata"]}
+        return await self.change(about, {"metadata": {"annotations": dict(annotations)}})
+
+    async def change(self, resource: Object, change: Object) -> Object:
+        """Merge a change into exactly this object; `Conflict` if its UID is another."""
         metadata = resource["metadata"]
-        body = {"metadata": {"uid": metadata["uid"], "annotations": dict(annotations)}}
-        url = PATHS[kind].url(metadata["namespace"], metadata["name"])
+        body = change | {"metadata": {"uid": metadata["uid"], **change.get("metadata", {})}}
+        url = PATHS[resource["kind"]].url(metadata["namespace"], metadata["name"])
         return await self._call("PATCH", url, {}, body, "application/merge-patch+json")
 
     async def set_finalizers(self, resource: Object, finalizers: Sequence[str]) -> Object:

@@ -10,7 +10,7 @@ from kubetune.api.exitcodes import Reason
 from kubetune.api.lifecycle import Lifecycle
 from kubetune.api.runspec import RunModel, RunSpec
 from kubetune.api.status import Failure, JobStatus
-from kubetune.controller.attempts import Attempts, find_attempts
+from kubetune.controller.attempts import Attempts, end_what_goes_on, find_attempts, forget_old_attempts
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import AlreadyExists, Conflict, Refused, Unavailable
 from kubetune.controller.events import record
@@ -25,6 +25,7 @@ from kubetune.desired.volumes import locate
 from kubetune.status.attempts import Attempt, attempt_of
 from kubetune.status.conditions import parse_timestamp
 from kubetune.status.decision import Decision, Finish, Start, Stop, Wait, decide
+from kubetune.status.ending import terminating
 from kubetune.status.job import NEEDS, Need, Observed, is_finished, job_status, seen_again
 from kubetune.status.news import job_news
 
@@ -63,14 +64,19 @@ class JobReconciler:
             await write_status(client, resource, previous, observed_now)
             return await _expire(client, resource, previous, wanted, now)
         resource = await keep(client, resource)
-        found = await find_attempts(client, resource, previous.attempts, now)
+        found = await find_attempts(client, resource, previous, now)
         decision = decide(found.seen, previous, wanted, now)
         begun = bool(previous.attempts or found.seen.attempts)
         dependencies, resources = (run_has_start(resource), FOUND) if begun else (NOT_CHECKED, NOT_CHECKED)
         run = _run_of(found, previous)
         observed = Observed(found.seen, dependencies, resources, wanted.suspend, run_spec=run)
         if isinstance(decision, Start):
-            decision, observed = await self._started(client, resource, previous, found, decision, observed)
+            decision, observed = await self._started(
+                client, resource, previous, found, decision, observed, now
+            )
+        if observed.last:
+            # Before the status says that the job is over: then nobody looks at its pods any more.
+            await end_what_goes_on(client, observed.last, now)
         status = job_status(resource, previous, observed, decision, now)
         # Events first: what the status says already is no news to the one who goes on after a crash.
         for news in job_news(previous, status):
@@ -91,10 +97,11 @@ class JobReconciler:
         found: Attempts,
         start: Start,
         observed: Observed,
+        now: datetime,
     ) -> tuple[Decision, Observed]:
         """What has become of the decision to start an attempt, and what is observed then."""
         try:
-            started = await self._start(client, resource, previous, found, start)
+            started = await self._start(client, resource, previous, found, start, now)
         except ValidationError as error:
             unknown = replace(observed, dependencies=NOT_CHECKED, resources=NOT_CHECKED)
             return Finish("Failed", _invalid(error)), unknown
@@ -105,7 +112,13 @@ class JobReconciler:
         return Wait(starts=False), replace(observed, seen=seen, run_spec=started.run_spec)
 
     async def _start(
-        self, client: Client, resource: Object, previous: JobStatus, found: Attempts, start: Start
+        self,
+        client: Client,
+        resource: Object,
+        previous: JobStatus,
+        found: Attempts,
+        start: Start,
+        now: datetime,
     ) -> Started:
         """Create an attempt's Job if all that it needs is there.
 
@@ -117,12 +130,8 @@ class JobReconciler:
         run, text, dependencies = await _resolved(client, resource, parse_spec(resource), earlier)
         resources = await check_volumes(client, namespace, [locate(uri) for uri in uris(run)])
         if resources.met and found.seen.alive:
-            resources = Need(
-                False,
-                "PodTerminating",
-                f"Pod {', '.join(found.seen.alive)} of an earlier attempt has not ended; the next attempt "
-                "starts when it has. If its node is lost for good, delete the pod by force",
-            )
+            said = terminating(found.seen.alive, found.seen.endings)
+            resources = Need(False, "PodTerminating", said)
         if not dependencies.met or not resources.met:
             return Started(dependencies, resources)
         described = config_map(resource, text, self.settings)
@@ -130,6 +139,7 @@ class JobReconciler:
         child = job(resource, run, name, _turn(start, previous, found, lifecycle(resource)), self.settings)
         if start.attempt > 1:
             await _check_still_there(client, resource)
+            await forget_old_attempts(client, resource, start.attempt)
         try:
             await _create(client, resource, described)
             created = await _create(client, resource, child)
@@ -138,7 +148,7 @@ class JobReconciler:
                 raise  # The API server is not well; 500 is an answer, of a webhook that does not work.
             return Started(dependencies, Need(False, "CreationRefused", error.message))
         log.info("attempt %d created as Job %s", start.attempt, child["metadata"]["name"])
-        return Started(dependencies, resources, attempt_of(start.attempt, created, []), name)
+        return Started(dependencies, resources, attempt_of(start.attempt, created, [], now), name)
 
 
 async def _check_still_there(client: Client, resource: Object) -> None:
@@ -237,12 +247,19 @@ def _again(
     """Seconds until the next look, where nothing that is watched will wake us."""
     if isinstance(decision, Finish):
         return None if wanted.ttl_seconds_after_finished is None else 0
+    moments = [_of_unmet(observed, status, now)]
     if isinstance(decision, Wait) and decision.until:
-        return max(0.1, (decision.until - now).total_seconds())
-    if observed.last and (not observed.last.has_pod or observed.last.mounting):
+        moments.append(max(0.1, (decision.until - now).total_seconds()))
+    return min((seconds for seconds in moments if seconds is not None), default=None)
+
+
+def _of_unmet(observed: Observed, status: JobStatus, now: datetime) -> float | None:
+    """Seconds until the next look at what is missing, where something is."""
+    last = observed.last
+    if last and last.state == "Pending" and not last.held and (last.mounting or not last.has_pod):
         return SOON_SECONDS
     if observed.resources.met and observed.dependencies.met is not None:
         return None
     unmet = [c for c in status.conditions if c.type in NEEDS and c.status != "True"]
-    since = min(parse_timestamp(c.last_transition_time) for c in unmet)
+    since = min((parse_timestamp(c.last_transition_time) for c in unmet), default=now)
     return min(max((now - since).total_seconds() / 6, SOON_SECONDS), LATE_SECONDS)

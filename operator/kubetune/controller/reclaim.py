@@ -21,7 +21,7 @@ from kubetune.desired.common import is_owned, labels_of
 from kubetune.desired.job import Settings
 from kubetune.desired.reclaim import folder_of, reclaim_job, users
 from kubetune.desired.volumes import locate
-from kubetune.status.attempts import is_over
+from kubetune.status.ending import is_over
 from kubetune.status.reclaim import Left, reclaimed, says, terminating
 
 log = logging.getLogger(__name__)

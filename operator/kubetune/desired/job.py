@@ -132,6 +132,8 @@ def job(
         "spec": {
             # Whether there is another attempt is the operator's decision alone.
             "backoffLimit": 0,
+            # A queue may suspend and resume the Job: no pod starts while another one still saves.
+            "podReplacementPolicy": "Failed",
             "completions": 1,
             "parallelism": 1,
             "completionMode": "Indexed",

@@ -1,19 +1,63 @@
-"""How long the pods of a training job have run. Pure."""
+"""How long the pods of a training job have run. Pure.
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+The status says how much that was up to a moment; what pods ran after it is added. So pods that are gone stay
+counted, also where several pods of one Job ran one after the other, as a queue's evictions have it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.labels import ACTIVE_ANNOTATION, TRAINER_CONTAINER
 from kubetune.status.conditions import parse_timestamp
+from kubetune.status.ending import is_over
 
 
-def active_seconds(pods: Iterable[Mapping[str, Any]], now: datetime) -> int:
-    """Running time of a job's attempts, of which these pods are left.
+@dataclass(frozen=True)
+class Activity:
+    """Running time of a job's attempts."""
 
-    Each pod carries the time of all attempts before it, so that the newest one tells the whole.
+    seconds: int = 0
+    """So far. A pod that was told to end runs until the moment by which it should have."""
+    until: datetime | None = None
+    """Up to which moment that is counted; None if nothing has run."""
+    unending: int = 0
+    """Seconds since then in which pods have not ended that should have: they count for a limit only, since
+    nobody knows whether they ran."""
+
+
+def activity(
+    pods: Iterable[Mapping[str, Any]], now: datetime, *, seconds: int = 0, until: datetime | None = None
+) -> Activity:
+    """Running time of a job's attempts.
+
+    Args:
+        pods: what is left of their pods.
+        now: the clock.
+        seconds: what the status says.
+        until: up to which moment that is counted; None if it does not say so.
     """
-    return max((_before(pod) + _of(pod, now) for pod in pods), default=0)
+    spans = [span for pod in pods if (span := _span(pod, now))]
+    last = max([end for _, end, _ in spans] + ([until] if until else []), default=None)
+    unending = max((_seconds(end, now) for _, end, pod in spans if not is_over(pod)), default=0)
+    if until is None:
+        return Activity(max(seconds, _told_by_pods(spans)), last, unending)
+    return Activity(
+        seconds + sum(_seconds(max(begin, until), end) for begin, end, _ in spans), last, unending
+    )
+
+
+_Span = tuple[datetime, datetime, Mapping[str, Any]]
+
+
+def _told_by_pods(spans: Sequence[_Span]) -> int:
+    """Each pod carries the time of all attempts before its own, so that the newest ones tell the whole."""
+    of_attempts: defaultdict[int, int] = defaultdict(int)
+    for begin, end, pod in spans:
+        of_attempts[_before(pod)] += _seconds(begin, end)
+    return max((before + ran for before, ran in of_attempts.items()), default=0)
 
 
 def _before(pod: Mapping[str, Any]) -> int:
@@ -21,17 +65,22 @@ def _before(pod: Mapping[str, Any]) -> int:
     return int(written) if written.isdecimal() else 0
 
 
-def _of(pod: Mapping[str, Any], now: datetime) -> int:
-    """Whole seconds from when a node took the pod to its end: what its activeDeadlineSeconds is about."""
+def _span(pod: Mapping[str, Any], now: datetime) -> _Span | None:
+    """From when a node took the pod to its end: what its activeDeadlineSeconds is about. Whole seconds."""
     begun = pod.get("status", {}).get("startTime")
     if begun is None:
-        return 0
-    seconds = (min(now, *_ends(pod)) if _ends(pod) else now) - parse_timestamp(begun)
-    return max(int(seconds.total_seconds()), 0)
+        return None
+    begin = parse_timestamp(begun)
+    end = min([now.replace(microsecond=0), *_ends(pod)])
+    return begin, max(begin, end), pod
+
+
+def _seconds(begin: datetime, end: datetime) -> int:
+    return max(end - begin, timedelta()) // timedelta(seconds=1)
 
 
 def _ends(pod: Mapping[str, Any]) -> list[datetime]:
-    """When it ended, by what is known; a pod on a lost node does not end, but uses nothing up, either."""
+    """When it ended, by what is known."""
     status = pod.get("status", {})
     found = [
         state["finishedAt"]
@@ -40,8 +89,10 @@ def _ends(pod: Mapping[str, Any]) -> list[datetime]:
         and (state := container.get("state", {}).get("terminated"))
         and state.get("finishedAt")
     ]
-    if not found and status.get("phase") in ("Succeeded", "Failed"):
+    if not found and is_over(pod):
+        # Of a pod that a node refused nothing more is known than when that was.
         found = [c["lastTransitionTime"] for c in status.get("conditions", []) if c["type"] == "Ready"]
+        found = found or [status["startTime"]]
     if pod["metadata"].get("deletionTimestamp"):
         found.append(pod["metadata"]["deletionTimestamp"])
     return [parse_timestamp(text) for text in found]

@@ -10,6 +10,7 @@ from kubetune.api.lifecycle import Lifecycle
 from kubetune.api.status import Failure, JobStatus, find
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import parse_timestamp
+from kubetune.status.ending import LATE, Ending, late
 
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(seconds=300)
@@ -38,7 +39,7 @@ class Start:
 class Stop:
     """End the newest attempt: its pods save a checkpoint and go."""
 
-    reason: Literal["Suspended", "DeadlineExceeded"]
+    reason: Literal["Suspended", "DeadlineExceeded", "PodDeleted"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ class Seen:
     alive: Sequence[str] = ()
     """Pods that have not ended, of any attempt, be their Jobs deleted or not."""
     active_seconds: int = 0
-    """How long pods ran, as far as they are left to tell."""
+    """How long pods ran."""
+    active_until: datetime | None = None
+    """Up to which moment that is counted."""
+    unending_seconds: int = 0
+    """How long since then pods have not ended that should have."""
+    endings: Sequence[Ending] = ()
+    """Those of `alive` that were told to end."""
 
 
 def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) -> Decision:
@@ -93,8 +100,11 @@ def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) ->
     stopped = _stopped(seen, runs, previous, wanted, now)
     if stopped:
         return stopped
+    if runs and runs.ending and runs.ending.forced:
+        # The Job controller waits for a kubelet to say that the pod has ended, and would wait for ever.
+        return Stop("PodDeleted")
     if runs:
-        return Wait(_deadline(seen, runs, previous, wanted, now), starts=False)
+        return Wait(_look_again(seen, runs, previous, wanted, now), starts=False)
     if last and known:
         return _start(last.number + 1, restarts, _due(last, now), now)
     return _start(previous.attempts + 1, restarts, _due_after_deletion(previous, now), now)
@@ -105,29 +115,60 @@ def _stopped(
 ) -> Decision | None:
     """What is done where nothing may run."""
     limit = wanted.active_deadline_seconds
-    used = max(previous.active_seconds, seen.active_seconds)
+    used = _used(seen, previous)
     over = limit is not None and used >= limit
     if not over and not wanted.suspend:
         return None
     if runs:
         if wanted.suspend:
             return Stop("Suspended")
-        # The kubelet does it by itself, and then the trainer's last word is not lost.
-        return Wait() if _kubelet_knows(runs, used, limit, now) else Stop("DeadlineExceeded")
-    if seen.alive:
-        return Wait()
-    return Finish("Failed", _too_long(limit, _reached(seen, previous))) if limit and over else Hold()
+        ends = _ended_by_kubelet(runs)
+        if ends and now < ends and _kubelet_knows(runs, used, limit, now):
+            # The kubelet does it by itself, and then the trainer's last word is not lost.
+            return Wait(ends, starts=False)
+        return Stop("DeadlineExceeded")
+    waits = set(seen.alive) - {e.pod for e in seen.endings if e.is_late(now)}
+    if waits or (seen.alive and not over):
+        return Wait(_next_late(seen.endings, now), starts=False)
+    return Finish("Failed", _too_long(limit, seen, previous, now)) if limit and over else Hold()
+
+
+def _used(seen: Seen, previous: JobStatus) -> int:
+    """What counts against activeDeadlineSeconds: also the time of pods that may or may not run still."""
+    return max(previous.active_seconds, seen.active_seconds) + seen.unending_seconds
+
+
+def _look_again(
+    seen: Seen, runs: Attempt, previous: JobStatus, wanted: Lifecycle, now: datetime
+) -> datetime | None:
+    """When something is to be done about a running attempt of which nothing else tells."""
+    moments = [runs.again, _deadline(seen, runs, previous, wanted, now), _next_late(seen.endings, now)]
+    return min((moment for moment in moments if moment), default=None)
+
+
+def _next_late(endings: Sequence[Ending], now: datetime) -> datetime | None:
+    """When the next pod should have ended."""
+    return min((e.until + LATE for e in endings if not e.is_late(now)), default=None)
 
 
 def _deadline(
     seen: Seen, runs: Attempt, previous: JobStatus, wanted: Lifecycle, now: datetime
 ) -> datetime | None:
     """When the time of a running attempt is up, where the kubelet does not see to it."""
-    limit = wanted.active_deadline_seconds
-    used = max(previous.active_seconds, seen.active_seconds)
-    if limit is None or runs.begun is None or _kubelet_knows(runs, used, limit, now):
+    limit, used = wanted.active_deadline_seconds, _used(seen, previous)
+    if limit is None or runs.begun is None:
         return None
+    if _kubelet_knows(runs, used, limit, now) and not runs.ending:
+        # Of a node that does not answer nothing would tell.
+        return _ended_by_kubelet(runs)
     return now + timedelta(seconds=limit - used)
+
+
+def _ended_by_kubelet(runs: Attempt) -> datetime | None:
+    """By when an attempt has ended whose time is up, where the kubelet sees to it; None if it does not."""
+    if runs.begun is None or runs.deadline_seconds is None or runs.ending:
+        return None
+    return runs.begun + timedelta(seconds=runs.deadline_seconds + runs.grace_seconds) + LATE
 
 
 def _kubelet_knows(runs: Attempt, used: int, limit: int | None, now: datetime) -> bool:
@@ -186,9 +227,10 @@ def _reached(seen: Seen, previous: JobStatus) -> str:
     return f", at step {newest.step}" if newest else ""
 
 
-def _too_long(limit: int, reached: str) -> Failure:
+def _too_long(limit: int, seen: Seen, previous: JobStatus, now: datetime) -> Failure:
+    unending = late(seen.endings, now)
     return Failure(
         reason=Reason.DEADLINE_EXCEEDED,
-        message=f"The run was not complete after activeDeadlineSeconds, {limit} s{reached}: apply a new job "
-        "with a longer one.",
+        message=f"The run was not complete after activeDeadlineSeconds, {limit} s{_reached(seen, previous)}: "
+        f"apply a new job with a longer one.{' ' if unending else ''}{unending}",
     )

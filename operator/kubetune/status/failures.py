@@ -1,26 +1,43 @@
-"""Why an attempt failed, and whether another one can help: from its pod and the trainer's last word. Pure."""
+"""Why an attempt failed, and whether another one can help: from its pod and the trainer's last word. Pure.
+
+Only what is known to have been done to a pod from outside is not counted. Everything else counts against
+backoffLimit, so that no fault gives attempts without end.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api.exitcodes import EXIT_CODES, Outcome, Reason, outcome
+from kubetune.api.labels import TRAINER_ENDED_ANNOTATION
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.status import Failure
+from kubetune.status.starting import containers_of, uid_of
+from kubetune.status.steady import steady
 
 TAKEN_BY = {
     "PreemptionByScheduler": Reason.PREEMPTED,
     "DeletionByTaintManager": Reason.NODE_LOST,
     "DeletionByPodGC": Reason.NODE_LOST,
+    "DeletionByDeviceTaintManager": Reason.EVICTED,
     "EvictionByEvictionAPI": Reason.EVICTED,
     "TerminationByKubelet": Reason.EVICTED,
 }
 """Reasons of a pod's DisruptionTarget condition."""
+TAKEN_FOR = {
+    "Evicted": Reason.EVICTED,
+    "NodeLost": Reason.NODE_LOST,
+    "Preempting": Reason.PREEMPTED,
+    "Terminated": Reason.EVICTED,
+}
+"""Reasons of a pod's status, where there is no such condition."""
 TAKEN = {
     Reason.PREEMPTED: "A pod of higher priority took the place of this one",
     Reason.NODE_LOST: "The node of the pod is lost",
     Reason.EVICTED: "The pod was evicted",
     Reason.POD_DELETED: "The pod was deleted",
 }
+REJECTED = "Pod was rejected: "
+"""How the kubelet begins, where it does not take a pod that it was given."""
 SIGKILLED = 137
 SIGKILL_ADVICE = "Something killed it: if that happens again, see whether its node is short of memory."
 GOES_ON = "The run goes on from its newest checkpoint."
@@ -48,45 +65,98 @@ def judge(
     code = int(terminated["exitCode"]) if terminated else None
     if code is None or code not in EXIT_CODES or EXIT_CODES[code].reason is Reason.TERMINATED:
         # An exit code of the trainer's own judgement goes before what happened to its pod meanwhile.
-        taken = _taken(pod, terminated)
+        taken = _taken(pod, code)
         if taken:
             return taken
-    assert terminated is not None, "a pod without it was taken away"
+    if terminated is None or code is None:
+        return _never_ran(pod)
     if terminated.get("reason") == "OOMKilled":
-        return _out_of_memory(pod, int(terminated["exitCode"]))
-    return _ended(pod, int(terminated["exitCode"]), last_word, malformed)
+        return _out_of_memory(pod, code)
+    if terminated.get("reason") == "ContainerStatusUnknown":
+        return _forgotten(pod, terminated, code)
+    return _ended(pod, code, last_word, malformed)
 
 
-def _taken(pod: Mapping[str, Any], terminated: Mapping[str, Any] | None) -> tuple[Outcome, Failure] | None:
+def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] | None:
     """Of a pod that was ended from outside, and that not by us."""
-    name, status = pod["metadata"]["name"], pod.get("status", {})
-    code = int(terminated["exitCode"]) if terminated else None
+    status = pod.get("status", {})
+    said = str(status.get("message") or "")
     found = (c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget")
-    disruption: Mapping[str, Any] = next(found, {})
-    why = disruption.get("message") or status.get("message") or ""
-    if status.get("reason") == "DeadlineExceeded":
-        failure = Failure(
-            reason=Reason.DEADLINE_EXCEEDED, exit_code=code, pod=name, message=f"The time was up: {why}"
-        )
+    disruption = next((c for c in found if c["status"] == "True"), None)
+    if status.get("reason") == "DeadlineExceeded" and not _ended_by_us(pod):
+        failure = _failure(pod, Reason.DEADLINE_EXCEEDED, code, f"The time was up: {said}")
         return _not_counted(Reason.DEADLINE_EXCEEDED), failure
     if disruption:
         reason = TAKEN_BY.get(disruption.get("reason", ""), Reason.EVICTED)
-    elif status.get("reason") in ("Evicted", "Preempting", "NodeLost"):
-        reason = {"Preempting": Reason.PREEMPTED, "NodeLost": Reason.NODE_LOST}.get(
-            status["reason"], Reason.EVICTED
-        )
-    elif terminated is None or terminated.get("reason") == "ContainerStatusUnknown":
-        reason, why = Reason.NODE_LOST, why or "it no longer knows the pod"
+        reason = Reason.PREEMPTED if status.get("reason") == "Preempting" else reason
+        why = str(disruption.get("message") or said)
+    elif status.get("reason") in TAKEN_FOR and not _rejected(pod):
+        reason, why = TAKEN_FOR[status["reason"]], said
     elif pod["metadata"].get("deletionTimestamp"):
-        reason = Reason.POD_DELETED
+        reason, why = Reason.POD_DELETED, said
     else:
         return None
+    why = steady(why, pod=pod["metadata"]["name"], uid=uid_of(pod)).rstrip(". ")
     # What the kubelet evicts for its own excess would be evicted again, without end.
-    own_fault = reason is Reason.EVICTED and "exceed" in why
-    advice = "Lower what it writes to /tmp, or raise its ephemeral-storage limit." if own_fault else GOES_ON
-    message = f"{TAKEN[reason]}{': ' if why else ''}{why.rstrip('. ')}. {advice}"
-    failure = Failure(reason=reason, exit_code=code, pod=name, message=message)
-    return Outcome(reason, retry=True, counted=own_fault), failure
+    advice = _own_excess(why) if reason is Reason.EVICTED else None
+    message = f"{TAKEN[reason]}{': ' if why else ''}{why}. {advice or GOES_ON}"
+    return Outcome(reason, retry=True, counted=bool(advice)), _failure(pod, reason, code, message)
+
+
+def _ended_by_us(pod: Mapping[str, Any]) -> bool:
+    """Whether its deadline was set to end what ran on beside a trainer that had ended."""
+    return TRAINER_ENDED_ANNOTATION in (pod["metadata"].get("annotations") or {})
+
+
+def _own_excess(why: str) -> str | None:
+    """What to do where a pod was evicted for what it used; None where it was for others."""
+    if "exceed" in why:
+        return "Lower what it writes to /tmp, or raise its ephemeral-storage limit."
+    if "than its request of" in why:
+        return "Raise compute.resourcesPerNode.requests to what it uses: who uses more is evicted first."
+    return None
+
+
+def _rejected(pod: Mapping[str, Any]) -> bool:
+    """Whether a kubelet has not taken a pod: then it writes nothing but a reason and a message."""
+    status = pod.get("status", {})
+    said = str(status.get("message") or "")
+    return bool(status.get("reason")) and (said.startswith(REJECTED) or not containers_of(pod))
+
+
+def _never_ran(pod: Mapping[str, Any]) -> tuple[Outcome, Failure]:
+    """Of a pod that failed although nothing was done to it, and whose trainer has not ended."""
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    said = steady(str(status.get("message") or ""), pod=name, uid=uid_of(pod))
+    if _rejected(pod):
+        why = said.removeprefix(REJECTED).rstrip(". ")
+        message = (
+            f"The node refused the pod: {status['reason']}: {why}. The next attempt may get another node; if "
+            "it is refused, too, mend the node or change compute."
+        )
+        reason = Reason.POD_REJECTED
+    else:
+        reason, message = Reason.POD_FAILED, f"{_culprit(pod) or said or 'Nothing says why'}."
+        message = f"The pod failed before its trainer had run: {message}"
+    return Outcome(reason, retry=True, counted=True), _failure(pod, reason, None, message)
+
+
+def _culprit(pod: Mapping[str, Any]) -> str:
+    """The container for which a pod failed, and what that said."""
+    for container in containers_of(pod):
+        ended = container.get("state", {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = steady(str(ended.get("message") or ""), pod=pod["metadata"]["name"], uid=uid_of(pod))
+            words = f": {words.strip()[-400:]}" if words.strip() else ""
+            how = f"exit code {ended['exitCode']}"
+            if ended.get("reason", "Error") != "Error":
+                how += f", {ended['reason']}"
+            return f"its container {container['name']} ended with {how}{words}".rstrip(".")
+    return ""
+
+
+def _failure(pod: Mapping[str, Any], reason: Reason, code: int | None, message: str) -> Failure:
+    return Failure(reason=reason, exit_code=code, pod=pod["metadata"]["name"], message=message)
 
 
 def _not_counted(reason: Reason) -> Outcome:
@@ -94,13 +164,22 @@ def _not_counted(reason: Reason) -> Outcome:
 
 
 def _out_of_memory(pod: Mapping[str, Any], code: int) -> tuple[Outcome, Failure]:
-    return Outcome(Reason.OUT_OF_MEMORY, retry=False, counted=False), Failure(
-        reason=Reason.OUT_OF_MEMORY,
-        exit_code=code,
-        pod=pod["metadata"]["name"],
-        message="The trainer exceeded its memory limit: raise compute.resourcesPerNode.limits.memory, or "
-        "lower training.microBatchSize or data.sequenceLength.",
+    message = (
+        "The trainer exceeded its memory limit: raise compute.resourcesPerNode.limits.memory, or "
+        "lower training.microBatchSize or data.sequenceLength."
     )
+    outcome_ = Outcome(Reason.OUT_OF_MEMORY, retry=False, counted=False)
+    return outcome_, _failure(pod, Reason.OUT_OF_MEMORY, code, message)
+
+
+def _forgotten(pod: Mapping[str, Any], terminated: Mapping[str, Any], code: int) -> tuple[Outcome, Failure]:
+    """Of a container that is gone, the kubelet does not know how. It gives it SIGKILL's exit code."""
+    words = str(terminated.get("message") or "").rstrip(". ")
+    message = (
+        f"The node lost the trainer's container{': ' if words else ''}{words}. That happens when a node or "
+        "its container runtime restarts."
+    )
+    return Outcome(Reason.KILLED, retry=True, counted=True), _failure(pod, Reason.KILLED, code, message)
 
 
 def _ended(
@@ -115,4 +194,4 @@ def _ended(
     message = said or f"The trainer ended with exit code {code} and {malformed or 'no last word'}."
     if code == SIGKILLED and not said:
         message += f" {SIGKILL_ADVICE}"
-    return judged, Failure(reason=judged.reason, exit_code=code, pod=pod["metadata"]["name"], message=message)
+    return judged, _failure(pod, judged.reason, code, message)

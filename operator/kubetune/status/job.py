@@ -11,6 +11,7 @@ from kubetune.api.status import Failure, JobPhase, JobStatus, find, is_true
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
+from kubetune.status.ending import late, terminating
 from kubetune.status.health import health
 from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
 
@@ -97,15 +98,18 @@ def job_status(
     attempts = max(previous.attempts, last.number if last else 0)
     final = word.trainer_status if word and finish else None
     trainer = with_all_warnings(final, previous.trainer_status) or previous.trainer_status
-    judged = _judge(previous, observed, decision)
+    judged = _judge(previous, observed, decision, now)
+    undisturbed = _undisturbed(observed, decision)
+    until = None if undisturbed else observed.seen.active_until
     return JobStatus(
         observed_generation=generation,
-        phase=_phase(previous, observed, decision),
+        phase=_phase(previous, observed, decision, now),
         start_time=started,
         completion_time=(previous.completion_time or timestamp(now)) if finish else None,
         attempts=attempts,
         restarts=max(previous.restarts, last.restarts if last else 0),
-        active_seconds=_active_seconds(previous, observed, decision),
+        active_seconds=max(previous.active_seconds, 0 if undisturbed else observed.seen.active_seconds),
+        active_until=timestamp(until) if until else previous.active_until,
         conditions=conditions(
             [
                 *_health(decision, judged),
@@ -128,13 +132,11 @@ def job_status(
     )
 
 
-def _active_seconds(previous: JobStatus, observed: Observed, decision: Decision) -> int:
-    """Not of an attempt that runs undisturbed: that would be a new status at every look."""
+def _undisturbed(observed: Observed, decision: Decision) -> bool:
+    """Whether an attempt just runs: to tell its time would be a new status at every look."""
     last = observed.last
-    undisturbed = isinstance(decision, Wait) and last and last.state in ("Pending", "Running")
-    return (
-        previous.active_seconds if undisturbed else max(previous.active_seconds, observed.seen.active_seconds)
-    )
+    goes_on = last is not None and last.state in ("Pending", "Running") and not (last.ending or last.held)
+    return isinstance(decision, Wait) and goes_on
 
 
 def _failure(previous: JobStatus, observed: Observed) -> Failure | None:
@@ -158,13 +160,13 @@ def _checkpoint(previous: JobStatus, last: Attempt | None, finish: Finish | None
     return (word.last_checkpoint if word else None) or previous.last_checkpoint
 
 
-def _phase(previous: JobStatus, observed: Observed, decision: Decision) -> JobPhase:
+def _phase(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> JobPhase:
     last = observed.last
     if isinstance(decision, Finish):
         return decision.phase
     if isinstance(decision, Hold):
         return "Suspended"
-    if last and last.state == "Running":
+    if last and last.state == "Running" and not (last.ending and last.ending.is_late(now)):
         return "Running"
     if _stopping(previous, observed, decision):
         return previous.phase
@@ -180,7 +182,7 @@ def _stopping(previous: JobStatus, observed: Observed, decision: Decision) -> bo
     return observed.suspend and isinstance(decision, Wait) and bool(observed.seen.alive)
 
 
-def _judge(previous: JobStatus, observed: Observed, decision: Decision) -> list[Judgement]:
+def _judge(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> list[Judgement]:
     last = observed.last
     if isinstance(decision, Finish):
         course = _of_end(last, decision)
@@ -188,13 +190,13 @@ def _judge(previous: JobStatus, observed: Observed, decision: Decision) -> list[
         reason, message = _of_course(previous, observed, decision)
         course = [
             Judgement("ArtifactReady", "False", reason),
-            _suspended(previous, observed, decision),
+            _suspended(previous, observed, decision, now),
             Judgement("Complete", "False", reason, message),
             Judgement("Failed", "False", reason),
         ]
     return [
         _of_need("DependenciesReady", observed.dependencies),
-        _of_need("ResourcesReady", _started(observed.resources, last)),
+        _of_need("ResourcesReady", _started(observed, last)),
         *course,
     ]
 
@@ -215,18 +217,24 @@ def _health_at_end(judged: Sequence[Judgement]) -> list[Judgement]:
     return health("Failed", ends["Failed"]) if "Failed" in ends else health("Current", ends["Complete"])
 
 
-def _started(resources: Need, last: Attempt | None) -> Need:
-    """A pod that cannot start is a resource that is not ready."""
-    if resources.met and last and last.trouble:
+def _started(observed: Observed, last: Attempt | None) -> Need:
+    """A pod that cannot start, or does not end, is a resource that is not ready."""
+    if not observed.resources.met or last is None:
+        return observed.resources
+    if last.held:
+        return Need(False, last.held.reason, last.held.message)
+    if last.ending and not observed.suspend:
+        return Need(False, "PodTerminating", terminating([last.ending.pod], [last.ending]))
+    if last.trouble:
         return Need(False, last.trouble.reason, _does_not_start(last))
-    return resources
+    return observed.resources
 
 
 def _does_not_start(last: Attempt) -> str:
     assert last.trouble, "asked only where there is some"
     why = last.trouble.message.rstrip(". ")
     advice = ADVICE.get(last.trouble.kind, "")
-    return f"The pod of {last.name} does not start: {why}. {advice}{CHANGING}"
+    return f"The pod does not start: {why}. {advice}{CHANGING}"
 
 
 def _of_need(kind: str, need: Need) -> Judgement:
@@ -252,14 +260,15 @@ def _of_end(last: Attempt | None, finish: Finish) -> list[Judgement]:
     ]
 
 
-def _suspended(previous: JobStatus, observed: Observed, decision: Decision) -> Judgement:
+def _suspended(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> Judgement:
     """True only when nothing runs any more: then what it ran on is free."""
     if isinstance(decision, Hold):
         at = f" from step {previous.last_checkpoint.step}" if previous.last_checkpoint else ""
         return Judgement("Suspended", "True", "Suspended", f"Set suspend: false to go on{at}")
     if _stopping(previous, observed, decision):
         pods = ", ".join(observed.seen.alive)
-        return Judgement("Suspended", "False", "Stopping", f"{pods or 'The pod'} saves a checkpoint and ends")
+        saves = f"{pods or 'The pod'} saves a checkpoint and ends"
+        return Judgement("Suspended", "False", "Stopping", late(observed.seen.endings, now) or saves)
     # Remembered until the next attempt is there.
     last = observed.last
     waits = last is None or last.number < previous.attempts

@@ -6,6 +6,7 @@ from typing import Literal
 from kubetune.api.status import JobStatus, find
 from kubetune.references.uses import WAITING
 from kubetune.status.job import NEEDS, STARTING
+from kubetune.status.queues import QUEUED
 
 NO_NEWS = {"NotChecked"}
 
@@ -28,7 +29,7 @@ def job_news(before: JobStatus, after: JobStatus) -> list[News]:
 def _needs(before: JobStatus, after: JobStatus) -> list[News]:
     known = {(c.type, c.status, c.reason) for c in before.conditions}
     return [
-        News("Normal" if c.reason in WAITING else "Warning", c.reason, c.message)
+        News("Normal" if c.reason in {*WAITING, QUEUED} else "Warning", c.reason, c.message)
         for c in after.conditions
         if c.type in NEEDS
         and c.status != "True"

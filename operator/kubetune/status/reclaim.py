@@ -7,8 +7,8 @@ from typing import Any
 
 from kubetune.api.labels import FINALIZER, RECLAIM_CONTAINER
 from kubetune.api.status import JobStatus, find
-from kubetune.status.attempts import Trouble, trouble_of
 from kubetune.status.conditions import Judgement, conditions
+from kubetune.status.starting import Trouble, trouble_of
 
 _TAIL = 400
 

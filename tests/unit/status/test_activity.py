@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kubetune.status.activity import active_seconds
+from kubetune.status.activity import activity
 from kubetune.status.conditions import timestamp
 from tests.unit.status.trainers import pod
 
@@ -47,10 +47,49 @@ TABLE: dict[str, tuple[list[dict[str, Any]], int]] = {
     "ended while it was being deleted": ([deleted(taken("Failed", ended(20)), 40)], 20),
     "the clock of its node is ahead": ([taken(startTime=moment(130))], 0),
     "an annotation that was tampered with": ([taken(before="much")], 100),
+    "refused by its node": (
+        [{"metadata": {}, "status": {"phase": "Failed", "reason": "OutOfcpu", "startTime": moment(0)}}], 0,
+    ),
     "two attempts": ([taken("Failed", ended(20)), taken(before="20")], 120),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("pods", "expected"), TABLE.values(), ids=TABLE)
 def test_active_seconds(pods: list[dict[str, Any]], expected: int):
-    assert active_seconds(pods, NOW) == expected
+    assert activity(pods, NOW).seconds == expected
+
+
+def test_a_pod_that_should_have_ended_counts_for_a_limit_only():
+    lost = deleted(taken(), 40)
+    found = activity([lost], NOW)
+    assert (found.seconds, found.unending) == (40, 60)
+    # Whenever one looks, the status is the same.
+    later = activity([lost], NOW + timedelta(seconds=50), seconds=40, until=found.until)
+    assert (later.seconds, later.until, later.unending) == (40, found.until, 110)
+    assert activity([deleted(taken("Failed", ended(20)), 40)], NOW).unending == 0
+    assert activity([taken()], NOW).unending == 0
+
+
+def test_pods_of_one_job_are_added_up():
+    """A queue evicts a pod and resumes the Job: the second pod carries no more than the first one did."""
+    first, second = taken("Failed", ended(20), before="50"), taken(startTime=moment(60), before="50")
+    assert activity([first, second], NOW).seconds == 50 + 20 + 40
+
+
+def test_a_pod_that_is_gone_stays_counted():
+    first = activity([deleted(taken(before="50"), 30)], NOW)
+    assert first.seconds == 80
+    second = taken(startTime=moment(60), before="50")
+    both = activity([second], NOW, seconds=first.seconds, until=first.until)
+    assert both.seconds == 80 + 40
+    # What has been counted once is not counted again.
+    again = activity([second], NOW + timedelta(seconds=5), seconds=both.seconds, until=both.until)
+    assert again.seconds == 80 + 45
+
+
+def test_parts_of_seconds_are_neither_lost_nor_counted_twice():
+    seconds, until = 0, None
+    for tenths in range(1, 1000, 7):
+        found = activity([taken()], START + timedelta(seconds=tenths / 10), seconds=seconds, until=until)
+        seconds, until = found.seconds, found.until
+    assert seconds == 99

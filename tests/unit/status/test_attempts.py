@@ -1,11 +1,14 @@
 """What is read out of child Jobs and pods: one line per way in which an attempt can stand or end."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from kubetune.api.exitcodes import EXIT_CODES, Reason
-from kubetune.status.attempts import Trouble, attempt_of, is_over, refused, unmounted
+from kubetune.status.attempts import attempt_of
+from kubetune.status.ending import is_over
+from kubetune.status.starting import Trouble, refused, unmounted
 from tests.unit.status.trainers import (
     ARTIFACT,
     CREATED,
@@ -21,6 +24,7 @@ from tests.unit.status.trainers import (
     waiting,
 )
 
+NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
 STANDING = {
     # name: (job, pods, state, reason of the trouble)
     "no pod yet": (job(), [], "Pending", None),
@@ -53,7 +57,7 @@ STANDING = {
 
 @pytest.mark.parametrize(("child", "pods", "state", "trouble"), STANDING.values(), ids=STANDING)
 def test_an_attempt_stands(child: Any, pods: Any, state: str, trouble: str | None):
-    attempt = attempt_of(1, child, pods)
+    attempt = attempt_of(1, child, pods, NOW)
     assert attempt.state == state
     assert (attempt.trouble.reason if attempt.trouble else None) == trouble
     assert attempt.failure is None
@@ -139,16 +143,12 @@ FAILED = {
         [pod("Failed", ended(11, last_word("DataError", "bad line")), DISRUPTION)],
         "DataError", False, False, "bad line",
     ),
-    "node lost": (
-        [pod("Failed", ended(137, "", "ContainerStatusUnknown"))],
-        "NodeLost", True, False, "no longer knows the pod",
-    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("pods", "reason", "retry", "counted", "said"), FAILED.values(), ids=FAILED)
 def test_an_attempt_failed(pods: Any, reason: str, retry: bool, counted: bool, said: str):
-    attempt = attempt_of(2, job("Failed", restarts="1"), pods)
+    attempt = attempt_of(2, job("Failed", restarts="1"), pods, NOW)
     assert (attempt.state, attempt.number, attempt.restarts) == ("Failed", 2, 1)
     assert attempt.outcome
     assert attempt.failure
@@ -162,16 +162,16 @@ def test_an_attempt_failed(pods: Any, reason: str, retry: bool, counted: bool, s
 def test_the_newest_pod_is_looked_at():
     older, newer = pod("Failed", ended(11)), pod("Running", {"running": {}})
     newer["metadata"]["creationTimestamp"] = "2026-01-01T00:00:01Z"
-    assert attempt_of(1, job(), [newer, older]).state == "Running"
+    assert attempt_of(1, job(), [newer, older], NOW).state == "Running"
 
 
 @pytest.mark.parametrize("written", ["", "many", "-1", "1e3"])
 def test_an_annotation_that_was_tampered_with_breaks_nothing(written: str):
-    assert attempt_of(1, job(restarts=written), []).restarts == 0
+    assert attempt_of(1, job(restarts=written), [], NOW).restarts == 0
 
 
 def test_an_unreadable_last_word_is_quoted_in_part():
-    failure = attempt_of(1, job("Failed"), [pod("Failed", ended(1, "x" * 4096))]).failure
+    failure = attempt_of(1, job("Failed"), [pod("Failed", ended(1, "x" * 4096))], NOW).failure
     assert failure
     assert 200 < len(failure.message) < 600
 
@@ -191,7 +191,7 @@ def test_an_image_that_cannot_be_pulled_is_one_piece_of_news():
         ("ErrImagePull", fault),
         ("ImagePullBackOff", f'Back-off pulling image "x": ErrImagePull: {fault}'),
     ):
-        attempt = attempt_of(1, job(), [pod("Pending", waiting(reason, message))])
+        attempt = attempt_of(1, job(), [pod("Pending", waiting(reason, message))], NOW)
         assert attempt.trouble == Trouble("ImagePullBackOff", fault, Reason.IMAGE_ERROR, "x-abc-0-1")
 
 
@@ -226,7 +226,7 @@ def test_events_of_a_pod_are_asked_for_only_while_its_secrets_may_be_awaited(
     found = pod(phase, state)
     found["metadata"]["uid"] = "p"
     found["spec"] = {"volumes": volumes} | ({"nodeName": node} if node else {})
-    assert attempt_of(1, job(), [found]).mounting == ("p" if awaited else None)
+    assert attempt_of(1, job(), [found], NOW).mounting == ("p" if awaited else None)
 
 
 def test_a_secret_that_is_not_there():

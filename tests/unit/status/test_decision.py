@@ -1,5 +1,6 @@
 """What is done next, by what is known of the attempts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait, delay
 from kubetune.status.decision import decide as decide_
+from kubetune.status.ending import Ending
 
 ENDED = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = ENDED + timedelta(seconds=1)
@@ -42,7 +44,13 @@ def known(attempts: int, restarts: int, started: datetime = NOW - timedelta(hour
 def decide(
     attempts: list[Attempt], previous: JobStatus, backoff_limit: int, now: datetime, **more: Any
 ) -> Decision:
-    seen = Seen(attempts, more.pop("alive", ()), more.pop("used", 0))
+    seen = Seen(
+        attempts,
+        alive=more.pop("alive", ()),
+        active_seconds=more.pop("used", 0),
+        endings=more.pop("endings", ()),
+        unending_seconds=more.pop("unending", 0),
+    )
     return decide_(seen, previous, Lifecycle(backoff_limit=backoff_limit, **more), now)
 
 
@@ -136,7 +144,7 @@ SUSPENDED: dict[str, tuple[list[Attempt], JobStatus, list[str], Decision]] = {
     "pending": ([at(1, "Pending")], known(1, 0), ["p"], Stop("Suspended")),
     "running": ([at(1, "Running")], known(1, 0), ["p"], Stop("Suspended")),
     "running, not in the status yet": ([at(1, "Running")], known(0, 0), ["p"], Stop("Suspended")),
-    "pod still ending": ([], known(1, 0), ["p"], Wait()),
+    "pod still ending": ([], known(1, 0), ["p"], Wait(starts=False)),
     "pod has ended": ([], known(1, 0), [], Hold()),
     "waits for a retry": ([failed(2, COUNTED, 1)], known(2, 1), [], Hold()),
     "failed for good": ([failed(1, FATAL)], known(1, 0), [], Finish("Failed", CAUSE)),
@@ -155,13 +163,58 @@ def test_resumed_it_starts_at_once_however_often(reason: str):
     assert isinstance(decide([], held(9, "NotSuspended"), 3, NOW), Wait)
 
 
-def running(minutes: float, pod_limit: int | None) -> Attempt:
-    return at(1, "Running", begun=NOW - timedelta(minutes=minutes), deadline_seconds=pod_limit)
+def running(minutes: float, pod_limit: int | None, ending: Ending | None = None) -> Attempt:
+    begun = NOW - timedelta(minutes=minutes)
+    return at(1, "Running", begun=begun, deadline_seconds=pod_limit, grace_seconds=120, ending=ending)
+
+
+LOST = Ending("p", "n", until=NOW - timedelta(minutes=1))
+"""Of a pod on a node that does not answer."""
+LEAVING = Ending("p", "n", until=NOW + timedelta(minutes=1))
+"""Of a pod that saves a checkpoint."""
+
+
+def test_a_pod_that_was_told_to_end_is_looked_at_when_it_should_have():
+    attempt = at(1, "Running", ending=LEAVING)
+    due = LEAVING.until + timedelta(seconds=15)
+    assert decide([attempt], known(1, 0), 3, NOW, alive=["p"], endings=[LEAVING]) == Wait(due, starts=False)
+    assert decide([attempt], known(1, 0), 3, due, alive=["p"], endings=[LEAVING]) == Wait(starts=False)
+
+
+def test_a_pod_that_was_deleted_by_force_is_given_up():
+    forced = replace(LOST, forced=True)
+    attempt = at(1, "Running", ending=forced)
+    assert decide([attempt], known(1, 0), 3, NOW, alive=["p"], endings=[forced]) == Stop("PodDeleted")
+
+
+def test_the_deadline_is_kept_although_the_node_of_the_pod_is_lost():
+    time_is_up = {"active_deadline_seconds": 600, "used": 600, "alive": ["p"]}
+    assert decide([], known(1, 0), 3, NOW, **time_is_up, endings=[LEAVING]) == Wait(
+        LEAVING.until + timedelta(seconds=15), starts=False
+    )
+    failed_at_last = decide([], known(1, 0), 3, NOW, **time_is_up, endings=[LOST])
+    assert isinstance(failed_at_last, Finish)
+    assert failed_at_last.failure
+    assert failed_at_last.failure.reason == Reason.DEADLINE_EXCEEDED
+    assert "p on node n should have ended and has not" in failed_at_last.failure.message
+    # Time that is not known to have been used counts, too.
+    time_is_up["used"] = 500
+    assert decide([], known(1, 0), 3, NOW, **time_is_up, endings=[LOST], unending=100) == failed_at_last
+    # Of another pod it is known that it runs.
+    time_is_up |= {"used": 600, "alive": ["p", "q"]}
+    assert decide([], known(1, 0), 3, NOW, **time_is_up, endings=[LOST]) == Wait(starts=False)
+
+
+def test_suspended_it_waits_for_a_lost_pod_for_ever():
+    assert decide([], known(1, 0), 3, NOW, suspend=True, alive=["p"], endings=[LOST]) == Wait(starts=False)
 
 
 DEADLINE: dict[str, tuple[list[Attempt], int, list[str], Decision]] = {
     # activeDeadlineSeconds is 600. name: (attempts, seconds used, pods alive, decision)
-    "time left, and the kubelet knows": ([running(5, 600)], 300, ["p"], Wait(starts=False)),
+    "time left, and the kubelet knows": (
+        # So long it may take until that has ended the pod.
+        [running(5, 600)], 300, ["p"], Wait(NOW + timedelta(seconds=300 + 120 + 15), starts=False),
+    ),
     "time left, limit was lowered": (
         [running(5, 900)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
     ),
@@ -169,10 +222,19 @@ DEADLINE: dict[str, tuple[list[Attempt], int, list[str], Decision]] = {
         [running(5, None)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
     ),
     "not begun": ([at(1, "Pending", deadline_seconds=600)], 0, ["p"], Wait(starts=False)),
-    "time is up, the kubelet sees to it": ([running(10, 600)], 600, ["p"], Wait()),
+    "time is up, the kubelet sees to it": (
+        [running(10, 600)], 600, ["p"], Wait(NOW + timedelta(seconds=120 + 15), starts=False),
+    ),
+    "time is up, the kubelet does not answer": (
+        [running(10 + 135 / 60, 600)], 735, ["p"], Stop("DeadlineExceeded"),
+    ),
+    "time is up, and its node is lost": ([running(10, 600, LOST)], 600, ["p"], Stop("DeadlineExceeded")),
+    "time left, and its node is lost": (
+        [running(5, 600, LOST)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
+    ),
     "time is up, limit was lowered": ([running(10, 900)], 600, ["p"], Stop("DeadlineExceeded")),
     "time is up before it began": ([at(2, "Pending")], 600, ["p"], Stop("DeadlineExceeded")),
-    "its Job is deleted": ([], 600, ["p"], Wait()),
+    "its Job is deleted": ([], 600, ["p"], Wait(starts=False)),
     "ended by the kubelet, but the limit was raised": ([failed(1, DISRUPTED)], 500, [], Start(2, 0)),
     "done at the last moment": ([at(1, "Succeeded")], 601, [], Finish("Succeeded")),
 }  # fmt: skip

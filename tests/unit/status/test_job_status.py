@@ -8,9 +8,12 @@ import pytest
 from kubetune.api.exitcodes import Outcome, Reason
 from kubetune.api.progress import CheckpointStatus, TerminationMessage, TrainerStatus
 from kubetune.api.status import Failure, JobStatus
-from kubetune.status.attempts import Attempt, Trouble
+from kubetune.status.attempts import Attempt
 from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait
+from kubetune.status.ending import Ending
 from kubetune.status.job import Need, Observed, is_finished, job_status, seen_again
+from kubetune.status.queues import Held
+from kubetune.status.starting import Trouble
 from tests.unit.status.trainers import ARTIFACT
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -43,10 +46,14 @@ def failed(number: int, failure: Failure = CAUSE, **fields: Any) -> Attempt:
 
 
 def observed(attempts: list[Attempt], dependencies: Need, resources: Need, **more: Any) -> Observed:
-    alive, seconds = more.pop("alive", ()), more.pop("active_seconds", 0)
-    return Observed(Seen(attempts, alive, seconds), dependencies, resources, **more)
+    of_pods = ("alive", "active_seconds", "active_until", "endings")
+    seen = Seen(attempts, **{name: more.pop(name) for name in of_pods if name in more})
+    return Observed(seen, dependencies, resources, **more)
 
 
+LEAVING = Ending("p", "n", until=NOW + timedelta(minutes=2))
+LOST = Ending("p", "n", until=NOW - timedelta(minutes=2))
+QUEUED = Held("Queued", "queue gpus of Kueue holds Job x-1 back")
 DONE = at(1, "Succeeded", last_word=word(artifact=ARTIFACT, trainerStatus=FINAL.wire()))
 SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
     # name: (what is observed, what is done, phase, statuses of the conditions)
@@ -65,6 +72,15 @@ SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
         Stop("Suspended"), "Running", "TTFFFFF",
     ),
     "is suspended": (observed([], MET, MET, suspend=True), Hold(), "Suspended", "TTFTFFF"),
+    "its pod was told to end": (
+        observed([at(1, "Running", ending=LEAVING)], MET, MET, alive=["p"]), Wait(), "Running", "TFFFFFF",
+    ),
+    "its node is lost": (
+        observed([at(1, "Running", ending=LOST)], MET, MET, alive=["p"]), Wait(), "Pending", "TFFFFFF",
+    ),
+    "waits in a queue": (
+        observed([at(1, "Pending", has_pod=False, held=QUEUED)], MET, MET), Wait(), "Pending", "TFFFFFF",
+    ),
     "ran too long": (observed([at(1, "Running")], MET, MET), Stop("DeadlineExceeded"), "Running", "TTFFFFF"),
     "waits for its next attempt": (observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFFFF"),
     "is done": (observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTFTFF"),
@@ -94,16 +110,58 @@ def test_a_second_look_changes_nothing(found: Observed, decision: Decision, phas
     assert judge(found, decision, status, seconds=60) == status
 
 
-def test_a_pod_that_does_not_start_is_told_with_its_job():
+def test_a_pod_that_does_not_start_is_told():
     status = judge(observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET), Wait())
     condition = conditions(status)["ResourcesReady"]
     assert condition.reason == "ImagePullBackOff"
-    for told in ("x-1", "no such image", "podTemplate.image"):
+    for told in ("no such image", "podTemplate.image"):
         assert told in condition.message
     assert status.failure
     assert (status.failure.reason, status.failure.pod) == (Reason.IMAGE_ERROR, "p")
     # That it starts at last is the end of it.
     assert judge(observed([at(1, "Running")], MET, MET), Wait(), status).failure is None
+
+
+def test_a_lost_node_is_told_with_what_to_do_and_stays_the_same():
+    status = judge(observed([at(1, "Running", ending=LEAVING)], MET, MET, alive=["p"]), Wait())
+    condition = conditions(status)["ResourcesReady"]
+    assert condition.reason == "PodTerminating"
+    for told in ("Pod p on node n has not ended", "two trainers never write", "kubectl delete pod --force"):
+        assert told in condition.message
+    late = judge(
+        observed([at(1, "Running", ending=LOST)], MET, MET, alive=["p"]), Wait(), status, seconds=200
+    )
+    assert (status.phase, late.phase) == ("Running", "Pending")
+    assert conditions(late)["ResourcesReady"] == condition
+
+
+def test_a_lost_node_holds_up_a_suspension_and_that_is_said():
+    found = observed([], MET, MET, suspend=True, alive=["p"], endings=[LOST])
+    told = conditions(judge(found, Wait(), known_to_run()))["Suspended"]
+    assert (told.status, told.reason) == ("False", "Stopping")
+    assert "p on node n should have ended and has not" in told.message
+
+
+def known_to_run() -> JobStatus:
+    return judge(observed([at(1, "Running")], MET, MET), Wait())
+
+
+def test_a_queue_is_named():
+    queued = observed([at(1, "Pending", has_pod=False, held=QUEUED)], MET, MET)
+    condition = conditions(judge(queued, Wait()))["ResourcesReady"]
+    assert (condition.reason, condition.message) == ("Queued", QUEUED.message)
+
+
+def test_time_up_to_a_pods_end_is_told_once():
+    running = judge(observed([at(1, "Running")], MET, MET, active_seconds=10, active_until=NOW), Wait())
+    assert (running.active_seconds, running.active_until) == (0, None)
+    found = observed(
+        [at(1, "Running", ending=LOST)], MET, MET, alive=["p"], active_seconds=30, active_until=LOST.until
+    )
+    told = judge(found, Wait(), running)
+    assert (told.active_seconds, told.active_until) == (30, "2026-01-01T11:58:00Z")
+    again = judge(observed([at(2, "Running")], MET, MET, active_seconds=35, active_until=NOW), Wait(), told)
+    assert (again.active_seconds, again.active_until) == (30, "2026-01-01T11:58:00Z")
 
 
 def test_times_are_those_of_the_first_attempt_and_of_the_end():

@@ -7,9 +7,9 @@ import pytest
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.status import JobStatus
-from kubetune.status.attempts import Trouble
 from kubetune.status.conditions import timestamp
 from kubetune.status.reclaim import Left, reclaimed, terminating
+from kubetune.status.starting import Trouble
 from tests.unit.status.trainers import UNSCHEDULABLE, ended, job, pod, waiting
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,56 @@
+"""Words of kubelet, scheduler and API server without what is another at each try. Pure.
+
+A name, a directory or a port that somebody drew by lot makes the same fault look like news: each time there
+would be another event and another write of the status.
+"""
+
+import re
+
+POD = "<pod>"
+_GENERATED = "[bcdfghjklmnpqrstvwxz2456789]{5}"
+"""How the API server ends a generated name."""
+_LONGEST_BASE = 55
+"""Of a Job's name, so much is in its pods' names (kubernetes/pkg/controller/job/indexed_job_utils.go)."""
+_FOLDER = re.compile(r'[^\s"=]*/pods/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=[/\s":]|$)')
+_VARYING = (
+    # what varies, and what stands for it
+    (_FOLDER, "<folder of the pod>"),
+    (re.compile(r"(?<!sha256:)\b[0-9a-f]{64}\b"), "<id>"),
+    (re.compile(r"/proc/\d+/"), "/proc/<pid>/"),
+    # The local end of a connection.
+    (re.compile(r'[^\s"]+:\d+->'), ""),
+    (re.compile(r'(https?://[^\s"?]+)\?[^\s"]*'), r"\1"),
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"), "<time>"),
+    (re.compile(r"(?i)\b((?:request|host|trace|correlation)[ -]?id)\b[:=]? ?[^\s,;\"]+"), r"\1 <id>"),
+    (re.compile(r"(?i)\bback-off \d\S*"), "back-off"),
+    # What others use meanwhile.
+    (re.compile(r", used: .*?(?=, (?:capacity|limited): )"), ""),
+    (re.compile(r", available: \S+?(?=\.? |\.?$)"), ""),
+    (
+        re.compile(r"was using \S+, request is (\S+), has larger consumption of ([^\s.]+)"),
+        r"was using more \2 than its request of \1",
+    ),
+)
+_LISTED = re.compile(r"=\[([^\]]*)\]")
+
+
+def steady(text: str, *, pod: str = "", uid: str = "", job: str = "") -> str:
+    """The text without what varies.
+
+    Args:
+        text: a message.
+        pod: name of the pod that it is about, where that is known.
+        uid: its UID.
+        job: name of the Job that the pod belongs to, or would belong to.
+    """
+    for pattern, instead in _VARYING:
+        text = pattern.sub(instead, text)
+    if pod:
+        text = text.replace(pod, POD)
+    if uid:
+        text = text.replace(uid, "<uid>").replace(uid.replace("-", "_"), "<uid>")
+    if job:
+        base = re.escape(job[:_LONGEST_BASE])
+        text = re.sub(rf"(?<![-a-z0-9]){base}[-a-z0-9]*-{_GENERATED}(?![a-z0-9])", POD, text)
+    # The kubelet lists volumes in no order.
+    return _LISTED.sub(lambda found: f"=[{' '.join(sorted(found[1].split()))}]", text)
