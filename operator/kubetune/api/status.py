@@ -88,7 +88,8 @@ class JobStatus(Block):
     """Up to which moment activeSeconds is counted; RFC 3339, UTC."""
     conditions: Conditions = []
     """Ready, Reconciling, Stalled; DependenciesReady, ResourcesReady, ArtifactReady, Suspended, Complete,
-    Failed, Warnings. Reclaimed while the job is being deleted and its files are to go, too."""
+    Failed, Warnings. Reclaimed while the job is being deleted and its files are to go, too; Synced while
+    the API server refuses something."""
     run_spec: str | None = None
     """ConfigMap with all that a run is about, as it was resolved for the first attempt: every later one runs
     the same."""
@@ -182,4 +183,5 @@ class AdapterSetStatus(Block):
     adapters: Annotated[list[AdapterStatus], Field(max_length=256, json_schema_extra=map_list("name"))] = []
     """The adapters."""
     conditions: Conditions = []
-    """Ready, Reconciling, Stalled; Resolved, Loaded, Available, Progressing, Degraded."""
+    """Ready, Reconciling, Stalled; Resolved, Loaded, Available, Progressing, Degraded; Synced while the API
+    server refuses something."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kubetune.api.adapterset import AdapterSetSpec
-from kubetune.api.status import AdapterSetStatus
+from kubetune.api.status import AdapterSetStatus, find
 from kubetune.api.table import TABLE_ANNOTATION, GatewayState, Table
 from kubetune.controller.adapterset_gather import Children, read_children, read_dependencies
 from kubetune.controller.client import Client, Object
 from kubetune.controller.differs import differs
-from kubetune.controller.errors import Conflict, NotFound, Refused
+from kubetune.controller.errors import ApiError, Conflict, NotFound, Refused
 from kubetune.controller.events import record
 from kubetune.controller.gateway_state import read_states
 from kubetune.controller.reconciler import Result
@@ -60,14 +60,14 @@ class AdapterSetReconciler:
             base_problem=_said(problem),
             adapters=needs.resolution.adapters,
         )
-        table = None
+        table = not_told = None
         if base and not problem:
             planned = plan(resource, spec, base, needs, children.deployment, self.settings)
             table = planned.table
             observed = await apply_plan(client, resource, planned, children, observed)
         states = await read_states(children.pods)
         if table:
-            await nudge(client, children.pods, states, table, now)
+            not_told = await nudge(client, children.pods, states, table, now)
         pods = [observed_pod(pod, states[pod["metadata"]["name"]]) for pod in children.pods]
         observed = replace(observed, pods=pods)
         status = adapter_set_status(
@@ -81,7 +81,7 @@ class AdapterSetReconciler:
         # Events first: what the status says already is no news to the one who goes on after a crash.
         await tell(client, resource, previous, status)
         await write_status(client, resource, previous, status)
-        return Result(again(observed, status), wants_jobs=True)
+        return Result(again(observed, status), wants_jobs=True, refused=not_told)
 
 
 async def apply_plan(
@@ -94,7 +94,9 @@ async def apply_plan(
         await apply(client, resource, planned.config_map, children.config_map)
         await apply(client, resource, planned.service, children.service)
         deployment = await apply(client, resource, planned.deployment, deployment)
-    except Refused as error:
+    except ApiError as error:
+        if not error.is_answer:
+            raise
         refused = ("CreationRefused", error.message)
     return replace(
         observed,
@@ -126,8 +128,11 @@ async def apply(client: Client, resource: Object, child: Object, live: Object | 
 
 async def nudge(
     client: Client, pods: list[Object], states: Mapping[str, GatewayState | None], table: Table, now: datetime
-) -> None:
-    """Annotate the pods whose gateway has another table: the kubelet then refreshes their mounts."""
+) -> ApiError | None:
+    """Annotate the pods whose gateway has another table: the kubelet then refreshes their mounts.
+
+    Where the API server does not take that, it is not the end: after a minute the kubelet does it by itself.
+    """
     digest = table.digest()
     for pod in pods:
         state = states[pod["metadata"]["name"]]
@@ -140,6 +145,11 @@ async def nudge(
             await client.annotate("Pod", pod, {TABLE_ANNOTATION: f"{digest}@{timestamp(now)}"})
         except (NotFound, Conflict) as error:
             log.info("pod %s went away: %s", pod["metadata"]["name"], error.message)
+        except ApiError as error:
+            if not error.is_answer:
+                raise
+            return error
+    return None
 
 
 def rolling(deployment: Object, limits: EngineLimits, pods: list[Object]) -> tuple[str, str] | None:
@@ -188,3 +198,7 @@ async def tell(client: Client, resource: Object, before: AdapterSetStatus, after
             await record(client, resource, "Normal", "AdapterLive", said)
         elif adapter.reason and adapter.reason not in QUIET and (was is None or was.reason != adapter.reason):
             await record(client, resource, "Warning", adapter.reason, f"{adapter.name}: {adapter.message}")
+    was_wrong, wrong = (find(status.conditions, "Degraded") for status in (before, after))
+    if wrong and wrong.status == "True" and (was_wrong is None or was_wrong.reason != wrong.reason):
+        # What is wrong with one adapter alone has been told in these very words.
+        await record(client, resource, "Warning", wrong.reason, wrong.message)

@@ -216,9 +216,15 @@ class Client:
                 )
                 text = (await response.read()).decode()
             if not 200 <= response.status < 300:
-                raise error_of(response.status, *_explained(text))
+                refusal = error_of(response.status, *_explained(text))
+                refusal.request = f"{method.lower()} {_resource(path)}"
+                if writes:
+                    metrics.WRITE_ERRORS.labels(method.lower(), _resource(path), response.status).inc()
+                raise refusal
             answer: Object = json.loads(text)
         except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError) as error:
+            if writes:
+                metrics.WRITE_ERRORS.labels(method.lower(), _resource(path), 0).inc()
             raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
         return answer
 

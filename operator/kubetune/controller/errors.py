@@ -10,6 +10,11 @@ ApiError
 |- NotLeader         not asked: only the leader writes
 """
 
+import re
+
+_FROM_PORT = re.compile(r"(\d+(\.\d+){3}|\[[0-9a-f:]+\]):\d+->")
+"""Where a connection came from: another port each time, so that the same message would be news."""
+
 
 class ApiError(Exception):
     """A request failed."""
@@ -18,6 +23,16 @@ class ApiError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code
+        self.request = ""
+        """What was asked for, as `patch pods`."""
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is about this request, rather than a sign that the API server is not well.
+
+        A webhook that does not work comes as 500.
+        """
+        return isinstance(self, Refused) or self.code == 500
 
 
 class NotFound(ApiError):
@@ -50,6 +65,7 @@ class NotLeader(ApiError):
 
 def error_of(code: int, reason: str, message: str) -> ApiError:
     """The error of an HTTP status, the Status object's reason and its message."""
+    message = _FROM_PORT.sub("", message)
     # Server-side apply reports an unknown field as a server error; it is the request that is wrong.
     if "field not declared in schema" in message:
         return Refused(message, code)

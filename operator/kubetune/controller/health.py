@@ -45,6 +45,9 @@ def application(elector: Elector, loop: Loop, watches: Watches) -> web.Applicati
         metrics.QUEUE_AGE.set(loop.queue.oldest_seconds())
         metrics.WATCH_LAG.set(loop.sightings.lag_seconds())
         metrics.RESYNC_AGE.set(loop.resync_age_seconds() if elector.leads else 0)
+        metrics.UNSYNCED.clear()
+        for kind, count in loop.synced.failing().items():
+            metrics.UNSYNCED.labels(kind).set(count)
         metrics.JOBS.clear()
         for labels, count in loop.phases().items():
             metrics.JOBS.labels(*labels).set(count)

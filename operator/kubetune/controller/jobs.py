@@ -12,7 +12,7 @@ from kubetune.api.runspec import RunModel, RunSpec
 from kubetune.api.status import Failure, JobStatus
 from kubetune.controller.attempts import Attempts, end_what_goes_on, find_attempts, forget_old_attempts
 from kubetune.controller.client import Client, Object
-from kubetune.controller.errors import AlreadyExists, Conflict, Refused, Unavailable
+from kubetune.controller.errors import AlreadyExists, ApiError, Conflict, Refused
 from kubetune.controller.events import record
 from kubetune.controller.needs import FOUND, NOT_CHECKED, check_volumes, find_start, run_has_start
 from kubetune.controller.reclaim import Reclaim, keep
@@ -143,9 +143,9 @@ class JobReconciler:
         try:
             await _create(client, resource, described)
             created = await _create(client, resource, child)
-        except (Refused, Unavailable) as error:
-            if isinstance(error, Unavailable) and error.code != 500:
-                raise  # The API server is not well; 500 is an answer, of a webhook that does not work.
+        except ApiError as error:
+            if not error.is_answer:
+                raise
             return Started(dependencies, Need(False, "CreationRefused", error.message))
         log.info("attempt %d created as Job %s", start.attempt, child["metadata"]["name"])
         return Started(dependencies, resources, attempt_of(start.attempt, created, [], now), name)

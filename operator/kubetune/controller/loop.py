@@ -16,6 +16,7 @@ from kubetune.controller.keys import Key, key_of
 from kubetune.controller.queue import WorkQueue
 from kubetune.controller.reconciler import Clock, Reconciler, Result, utc_now
 from kubetune.controller.sightings import Sightings
+from kubetune.controller.synced import Synced
 from kubetune.controller.waiters import Waiters
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Loop:
         self._clock = clock
         self._namespaces = namespaces or (None,)
         self._waiters = Waiters()
+        self.synced = Synced(client, clock)
         self._seen: dict[Key, _Seen] = {}
         self._resynced = time.monotonic()
 
@@ -122,6 +124,7 @@ class Loop:
             outcome = "conflict"
             log.info("changed meanwhile, looking again: %s", error.message)
             self.queue.retry(key)
+            await self.synced.failed(key, error)
         except NotLeader as error:
             # The process is about to end; whoever leads next looks at everything.
             outcome = "not_leader"
@@ -130,11 +133,13 @@ class Loop:
             outcome = "api_error"
             delay = self.queue.retry(key)
             log.warning("%s; again in %.1f s", error.message, delay)
-        except Exception:
+            await self.synced.failed(key, error)
+        except Exception as error:
             # A bug must cost one resource, not the operator.
             outcome = "error"
             delay = self.queue.retry(key)
             log.exception("reconcile failed; again in %.1f s", delay)
+            await self.synced.failed(key, error)
         else:
             outcome = "ok"
             self.queue.forget_failures(key)
@@ -149,6 +154,10 @@ class Loop:
         result = Result()
         if resource is not None and _is_ours_to_handle(resource["metadata"]):
             result = await self._reconcilers[key.kind].reconcile(self._client, resource, self._clock())
+        if result.refused:
+            await self.synced.failed(key, result.refused)
+        else:
+            await self.synced.succeeded(key, resource)
         if self._waiters.after(key, before, wants_jobs=result.wants_jobs):
             self.queue.add(key)
         return result

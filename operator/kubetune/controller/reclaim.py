@@ -13,7 +13,7 @@ from kubetune.api.labels import FINALIZER, RECLAIM_LABEL
 from kubetune.api.status import JobStatus
 from kubetune.controller.attempts import JOB_NAME_LABEL, why_no_pod
 from kubetune.controller.client import Client, Object
-from kubetune.controller.errors import AlreadyExists, NamespaceTerminating, Refused
+from kubetune.controller.errors import AlreadyExists, ApiError, NamespaceTerminating
 from kubetune.controller.events import record
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
@@ -103,7 +103,9 @@ class Reclaim:
                 return None
             except AlreadyExists:
                 job = await self._find("Job", name)
-            except Refused as error:
+            except ApiError as error:
+                if not error.is_answer:
+                    raise
                 return Left("CreationRefused", error.message, warning=True)
         if job is None:
             return Left("Removing", f"Job {name} is about to begin")

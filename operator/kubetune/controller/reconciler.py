@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from kubetune.controller.client import Client
+from kubetune.controller.errors import ApiError
 
 Clock = Callable[[], datetime]
 
@@ -23,6 +24,8 @@ class Result:
     """Look again after so many seconds, even if nothing happens."""
     wants_jobs: bool = False
     """Look again as soon as a job of the namespace appears, completes or fails."""
+    refused: ApiError | None = None
+    """What the API server did not take, though everything else was done."""
 
 
 class Reconciler(Protocol):

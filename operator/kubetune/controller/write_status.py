@@ -1,6 +1,9 @@
 """Writing a status: only what says something new, each part under the field manager that it belongs to."""
 
+from collections.abc import Sequence
+
 from kubetune.api.meta import Block
+from kubetune.api.status import Condition
 from kubetune.controller.client import FIELD_MANAGER, Client, Object
 from kubetune.controller.errors import Conflict
 
@@ -26,6 +29,13 @@ async def write_status(client: Client, resource: Object, previous: Block, status
         # A late report in between is noticed, and put right by the next reconcile.
         resource = await _apply(client, resource, after[manager], manager)
     return bool(changed)
+
+
+async def write_conditions(client: Client, resource: Object, found: Sequence[Condition]) -> None:
+    """Apply other conditions, and all else as it was read."""
+    status = {**resource.get("status", {}), "conditions": [condition.wire() for condition in found]}
+    fields = {name: value for name, value in status.items() if name not in REPORTED}
+    await client.apply_status(resource, fields)
 
 
 async def _apply(client: Client, resource: Object, fields: Object, manager: str) -> Object:

@@ -8,6 +8,8 @@ from typing import Literal
 from kubetune.api.status import Condition
 
 LONGEST_MESSAGE = 2048
+SYNCED = "Synced"
+"""Type of the condition that is there while the API server refuses something; see `controller/synced.py`."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,12 @@ def parse_timestamp(text: str) -> datetime:
 
 
 def conditions(
-    judgements: Iterable[Judgement], previous: Iterable[Condition], generation: int, now: datetime
+    judgements: Iterable[Judgement], previous: Iterable[Condition], generation: int | None, now: datetime
 ) -> list[Condition]:
-    """Conditions in the given order; the transition time stays while the status does."""
+    """Conditions in the given order; the transition time stays while the status does.
+
+    Synced stays as it was unless it is judged, too: only a whole look at a resource tells.
+    """
     before: Mapping[str, Condition] = {c.type: c for c in previous}
     found = []
     for judgement in judgements:
@@ -49,4 +54,5 @@ def conditions(
                 message=judgement.message[:LONGEST_MESSAGE],
             )
         )
-    return found
+    judged = {condition.type for condition in found}
+    return [*found, *(c for c in before.values() if c.type == SYNCED and c.type not in judged)]

@@ -35,6 +35,7 @@ def operator(
         queue=SimpleNamespace(depth=3, oldest_seconds=lambda: waited),
         sightings=SimpleNamespace(lag_seconds=lambda: lag),
         resync_age_seconds=lambda: resync,
+        synced=SimpleNamespace(failing=lambda: Counter(AdapterSet=4)),
         phases=lambda: Counter({("PretrainJob", "Running"): 2}),
     )
     watches = SimpleNamespace(ready=asyncio.Event())
@@ -104,6 +105,7 @@ async def test_what_prometheus_is_told():
         "kubetune_queue_oldest_seconds 5.0",
         "kubetune_watch_lag_seconds 7.0",
         "kubetune_resync_age_seconds 9.0",
+        'kubetune_unsynced{kind="AdapterSet"} 4.0',
         'kubetune_jobs{kind="PretrainJob",phase="Running"} 2.0',
     ):
         assert line in text.splitlines()
