@@ -135,7 +135,7 @@ def test_gradients_through_4_bits_are_the_same_after_an_evaluation(base: Path, t
 
 def test_attention_is_torchs_own(base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base).cuda()
-    attention.use_where_faster(model, 32)
+    attention.choose(model, 32)
     assert model.config._attn_implementation == "sdpa"
 
 

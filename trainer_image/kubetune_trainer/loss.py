@@ -122,10 +122,15 @@ class Wrapped(nn.Module):
 
 
 class LossModel(Wrapped):
-    """A causal language model whose forward pass is its loss."""
+    """A causal language model whose forward pass is its loss.
 
-    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+    Positions are given to a model only where they part the documents of a row. Else it counts them itself:
+    not every model takes them, and not all count from 0.
+    """
+
+    def __init__(self, model: PreTrainedModel, precision: Precision, *, packed: bool = True) -> None:
         super().__init__(model, precision)
+        self._packed = packed
         self._plain_head = _has_plain_head(model)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -169,6 +174,10 @@ class LossModel(Wrapped):
             "token-accuracy": correct / targets,
         }
 
+    def inputs(self, tokens: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a model is given, all [rows, width]."""
+        return {"input_ids": tokens} | ({"position_ids": positions} if self._packed else {})
+
     def _trained(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +185,7 @@ class LossModel(Wrapped):
         labels."""
         model = self.model.base_model if self._plain_head else self.model
         with self.autocast():
-            output = model(input_ids=tokens, position_ids=positions, use_cache=False)
+            output = model(**self.inputs(tokens, positions), use_cache=False)
         states = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)
         if self._plain_head and self._precision == "bf16":
             states = states.bfloat16()  # as autocast hands them to a linear layer

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
 from kubetune.api.runspec import RunSpec
 from kubetune.api.warnings import NOTHING_HELD_OUT, WarningReason, warmup_never_ends
-from kubetune_trainer import artifact, baseline, optimizer, report, runtime, warned
+from kubetune_trainer import artifact, baseline, optimizer, packing, report, runtime, warned
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
@@ -95,6 +96,7 @@ class _Run:
     spec: RunSpec
     outcome: Outcome
     stop: Stop
+    _made: tuple[PreTrainedModel, list[str]] | None = None
 
     def run(self) -> None:
         """The story in order."""
@@ -128,7 +130,7 @@ class _Run:
             self.digests["reward model"] = reward_model.check(spec.reward.model, base_digest)
         self.prepared = self._prepare(work)
         stop.check()
-        base, fresh = self._base()
+        base, fresh = self._base(self.prepared.tokenizer, self.prepared.settings)
         trained = self._trainable(base, fresh)
         self.model = self.objective.loss_model(base, spec, self.prepared, self.precision)
         self._plan(trained)
@@ -148,7 +150,7 @@ class _Run:
 
     def _prepare(self, work: Path) -> Prepared:
         started = time.monotonic()
-        prepared: Prepared = self.objective.prepare(self.spec, work, self.stop)
+        prepared: Prepared = self.objective.prepare(self.spec, work, self.stop, partial(self._packs, work))
         facts = prepared.data
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(
@@ -175,13 +177,36 @@ class _Run:
         if text := warmup_never_ends(settings.warmup_steps, steps):
             warn(WarningReason.WARMUP_NEVER_ENDS, text)
 
-    def _base(self) -> tuple[PreTrainedModel, list[str]]:
-        """The model, and the modules that its files had no weights for."""
+    def _packs(self, work: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether documents share rows: as an earlier attempt found, as the job says, or as the model can."""
+        spec = self.spec
+        kept = packing.load(work, spec)
+        if kept is None:
+            kept = packing.decide(spec.data.packing, self._base(tokenizer, {})[0], self.precision)
+            packing.save(work, spec, kept)
+        return kept
+
+    def _base(
+        self, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """The model, made once, and the modules that its files had no weights for."""
+        if self._made is None:
+            base, fresh = self._make(tokenizer, settings)
+            base = base.to(self.accelerator.device)
+            self.attention = attention.choose(base, self.spec.data.sequence_length)
+            if self.objective.HEAD is CAUSAL_LM:
+                check_causal(base, self.precision)
+            self._made = base, fresh
+        return self._made
+
+    def _make(
+        self, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    ) -> tuple[PreTrainedModel, list[str]]:
         spec, head = self.spec, self.objective.HEAD
         fresh: list[str] = []
         torch.manual_seed(spec.training.seed)
         if spec.model.config is not None:
-            base = create(spec.model.config, self.prepared.tokenizer, spec.data.sequence_length, head)
+            base = create(spec.model.config, tokenizer, spec.data.sequence_length, head)
         elif spec.model.path is not None:
             device = self.accelerator.device
             options = self.method.base_options(spec, self.precision, device)
@@ -190,24 +215,18 @@ class _Run:
                 # positions reach is tried out, and on a GPU an index that is too large ends all.
                 options = {"device_map": {"": device}} | options
             base, fresh = loading.load(
-                Path(spec.model.path), options, self.prepared.tokenizer, spec.data.sequence_length, head,
-                self.prepared.settings,
+                Path(spec.model.path), options, tokenizer, spec.data.sequence_length, head, settings
             )  # fmt: skip
         else:
             raise InvalidSpec("the run spec names neither a config nor a base model")
         return base, fresh
 
     def _trainable(self, base: PreTrainedModel, fresh: list[str]) -> torch.nn.Module:
-        base = base.to(self.accelerator.device)
-        attention.use_where_faster(base, self.spec.data.sequence_length)
         trained: torch.nn.Module = self.method.apply(base, self.spec, self.objective.HEAD, fresh)
         if self.spec.merge and self.spec.model.path:
             merge.check(trained, Path(self.spec.model.path))
-        with runtime.autocast(base.device, self.precision):
-            if self.objective.HEAD is CAUSAL_LM:
-                check_causal(base)
-            if self.spec.data.packing:
-                check_isolation(base)
+        if self.prepared.packed:
+            check_isolation(base, self.precision)  # with what the method put into it
         return trained
 
     def _plan(self, trained: torch.nn.Module) -> None:
@@ -220,6 +239,8 @@ class _Run:
             micro_batch_size=settings.micro_batch_size
             or _micro_batch(-(-settings.global_batch_size // self.accelerator.num_processes)),
             total_steps=self.prepared.total_steps,
+            packing=self.prepared.packed if self.objective.HEAD is CAUSAL_LM else None,
+            attention=self.attention,
         )
         self.outcome.plan = plan
         say("plan", **plan.wire(), hardware=self.hardware)

@@ -63,8 +63,11 @@ class PretrainData(Block):
     ]
     """Parts and their weights."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Tokens per training sequence. Documents are packed; with objective clm they never see each other, with
-    mlm they do, parted by [SEP]."""
+    """Tokens per training sequence; a longer document goes on in the next one."""
+    packing: bool | None = None
+    """Whether several documents share a sequence, isolated from each other. When absent, they do where the
+    architecture keeps them apart; with true, an architecture that does not is refused. With objective mlm
+    documents always follow each other, parted by [SEP]."""
     validation: Validation = Validation()
     """What is held out."""
 
@@ -139,9 +142,10 @@ class FineTuneData(Block):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Longest example in tokens; longer ones are cut and counted, and left out where no answer remains. Of
     stage domain tokens per training sequence: a document goes on in the next one."""
-    packing: bool = True
-    """Put several short examples into one sequence, isolated from each other. Pairs of format preference,
-    texts of format classification, and prompts are never packed."""
+    packing: bool | None = None
+    """Whether several short examples share a sequence, isolated from each other. When absent, they do where
+    the architecture keeps them apart; with true, an architecture that does not is refused. Pairs of format
+    preference, texts of format classification, and prompts are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     labels: Annotated[

@@ -86,6 +86,11 @@ class PretrainJobSpec(Lifecycle):
                 field_path=".mlm",
             ),
             cel(
+                "!has(self.data.packing) || self.objective == 'clm'",
+                "with objective: mlm documents always follow each other, parted by [SEP]: remove packing",
+                field_path=".data.packing",
+            ),
+            cel(
                 "!has(self.tokenizer) || !has(self.model.from)",
                 "a model that is trained on keeps its own tokenizer: remove tokenizer",
                 field_path=".tokenizer",

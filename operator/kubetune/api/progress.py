@@ -151,6 +151,10 @@ class PlanStatus(Block):
     """Sequences per forward pass."""
     total_steps: int
     """Optimizer steps of the run."""
+    packing: bool | None = None
+    """Whether several documents share a sequence."""
+    attention: str | None = None
+    """Implementation of attention: sdpa (torch's fused kernels), eager (step by step), or the model's own."""
 
 
 class TerminationMessage(Block):

@@ -100,8 +100,8 @@ class RunData(Block):
     """Its parts."""
     sequence_length: int
     """Tokens per sequence."""
-    packing: bool = True
-    """Several documents per sequence, isolated."""
+    packing: bool | None = None
+    """Several documents per sequence, isolated; None: where the architecture keeps them apart."""
     prompt_loss: bool = False
     """Train on prompts, too."""
     labels: list[str] | None = None

@@ -107,11 +107,6 @@ STAGE_RULES = (
         _TEXTS,
         field_path=".evaluation.data.format",
     ),
-    cel(
-        f"!({_is(DOCUMENTS)}) || !has(self.data.packing) || self.data.packing",
-        "stage domain packs documents, isolated: remove packing",
-        field_path=".data.packing",
-    ),
     _metrics(),
     _no_prompt_loss(PAIRS, "only answers are compared"),
     _no_prompt_loss(REWARDED, "only answers are learned from"),

@@ -37,6 +37,10 @@ class WarningReason(StrEnum):
     """A class has no example to learn from."""
     QUANTIZED_ALREADY = "QuantizedAlready"
     """The base's files are in 4 bits already, and otherwise than the job asks for."""
+    SLOWER_ATTENTION = "SlowerAttention"
+    """The model's config asks for something that fast implementations of attention ignore."""
+    NOT_PACKED = "NotPacked"
+    """The architecture does not keep documents in one row apart, so each has rows of its own."""
     ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
     """Nothing but its shapes tells whether an adapter fits the base."""
 

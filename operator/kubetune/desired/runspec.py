@@ -86,7 +86,7 @@ def run_spec(
                     for s in _by_name(spec.data.mixture)
                 ],
                 sequence_length=spec.data.sequence_length,
-                packing=not masked,
+                packing=False if masked else spec.data.packing,
                 validation_fraction=spec.data.validation.fraction,
             ),
             evaluation=Evaluation(),
@@ -125,7 +125,7 @@ def run_spec(
                 for s in _by_name(spec.data.sources)
             ],
             sequence_length=spec.data.sequence_length,
-            packing=spec.data.packing and spec.stage not in UNPACKED,
+            packing=False if spec.stage in UNPACKED else spec.data.packing,
             prompt_loss=spec.data.prompt_loss,
             labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,

@@ -25,7 +25,7 @@ def sharp(tiny):
 @pytest.mark.parametrize("fast", [False, True])
 def test_an_answer_does_not_depend_on_the_other_prompts(sharp, tokenizer, precision, fast: bool):
     if fast:
-        attention.use_where_faster(sharp, 32)
+        attention.choose(sharp, 32)
     prompts = [
         ("a", True),
         ("the cat sat on", True),

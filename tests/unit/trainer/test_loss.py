@@ -78,7 +78,7 @@ def test_bf16_is_near_and_its_attention_too(tiny):
     with torch.autocast("cpu", torch.bfloat16):
         theirs = reference(tiny, tokens, positions, labels)
     expected = gradients(tiny, theirs)
-    attention.use_where_faster(tiny, 32)
+    attention.choose(tiny, 32)
     assert tiny.config._attn_implementation == attention.NAME
     mine = LossModel(tiny, "bf16")(tokens, positions, labels) / (labels != IGNORED).sum()
     assert abs(mine.item() - theirs.item()) < 2e-3

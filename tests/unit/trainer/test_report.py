@@ -223,7 +223,6 @@ def test_all_settings(tmp_path: Path):
             "data.sources.web.uri": "pvc://data/x.jsonl",
             "data.sources.web.secret.name": "hub",
             "data.labels": "a, b",
-            "data.packing": "true",
             "evaluation.samplePrompts": "(none)",
             "reward.functions.contains.weight": "2.0",
             "rollout.temperature": "1.0",

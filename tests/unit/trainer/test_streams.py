@@ -2,12 +2,22 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.data.streams import Epochs, EpochStream, MixtureStream, Windows, rows_in
+from kubetune_trainer.data.streams import (
+    Epochs,
+    EpochStream,
+    MixtureStream,
+    Pieces,
+    PieceStream,
+    Windows,
+    rows_in,
+)
+from kubetune_trainer.errors import DataError
 from tests.fixtures.runs import numbered
 
 DOCUMENTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -141,3 +151,40 @@ def test_padding_carries_positions_on():
     assert batch.tokens.tolist() == [[10, 11, 12, 14, 15], [14, 15, 1, 1, 1]]
     assert batch.positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]
     assert batch.labels.tolist() == [[11, 12, 13, 15, 16], [15, 16, -100, -100, -100]]
+
+
+@given(DOCUMENTS.filter(lambda lengths: max(lengths) > 1), st.integers(1, 50), st.integers(0, 5))
+def test_pieces_are_of_one_document_each_and_lose_no_token(lengths: list[int], length: int, seed: int):
+    store = numbered(lengths)
+    found = Pieces(store, length, (seed, 0))
+    rows = [found.piece(k) for k in range(2 * len(found))]
+    assert all(0 < len(row) <= length for row in rows)
+    assert all(np.array_equal(row.labels, row.tokens + 1) for row in rows), "the next one is always learned"
+    ends = set(store.tokens[np.cumsum(lengths) - 1])
+    for part in (rows[: len(found)], rows[len(found) :]):
+        seen = np.concatenate([row.tokens for row in part])
+        assert len(seen) == found.tokens
+        assert sorted(seen) == sorted(set(store.tokens) - ends), "each pass is complete"
+    assert [found.piece(k).tokens.tolist() for k in reversed(range(len(rows)))] == [
+        row.tokens.tolist() for row in reversed(rows)
+    ]
+
+
+def test_unpacked_sources_get_their_shares_of_the_tokens():
+    stores = [numbered([41] * 30), numbered([5] * 50, start=5000)]
+    stream = PieceStream(stores, [3.0, 1.0], 16, 0)
+    rows = stream.next(400)
+    short = sum(len(row) for row in rows if row.tokens[0] >= 5000)
+    total = sum(map(len, rows))
+    assert abs(short / total - 0.25) < 0.01
+    assert abs(stream.mean_row - total / 400) < 0.1
+    state = stream.state()
+    after = [row.tokens.tolist() for row in stream.next(9)]
+    again = PieceStream(stores, [3.0, 1.0], 16, 0)
+    again.restore(state)
+    assert [row.tokens.tolist() for row in again.next(9)] == after
+
+
+def test_documents_of_one_token_are_nothing_to_learn_from():
+    with pytest.raises(DataError, match="a source holds only documents of one token"):
+        PieceStream([numbered([1, 1])], [1.0], 8, 0)

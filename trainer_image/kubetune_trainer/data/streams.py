@@ -11,6 +11,7 @@ from kubetune_trainer.data.mixture import Mixture
 from kubetune_trainer.data.packing import best_fit
 from kubetune_trainer.data.rows import Row, RowLike, row_of
 from kubetune_trainer.data.store import TokenStore
+from kubetune_trainer.errors import DataError
 
 PACKED_TOGETHER = 4096
 """Examples packed at a time: enough to fill rows to the brim, few enough that neighbours stay random."""
@@ -103,6 +104,93 @@ class MixtureStream:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a position."""
         self._mixture = Mixture(self._weights, state["windows"])
+
+
+class Pieces:
+    """One source as an endless sequence of pieces of single documents, reshuffled in each pass.
+
+    Piece k is computed from k alone.
+    """
+
+    def __init__(self, store: TokenStore, length: int, key: Sequence[int]) -> None:
+        """Args:
+        store: the documents, each of at least one token.
+        length: of the longest piece.
+        key: of the shuffling.
+        """
+        inputs = store.lengths - 1  # the last token is only ever a label
+        counts = -(-inputs // length)
+        self._store, self._key = store, key
+        self._document = np.repeat(np.arange(len(store)), counts)
+        ends = np.cumsum(counts)
+        self._start = length * (np.arange(len(self._document)) - np.repeat(ends - counts, counts))
+        self._size = np.minimum(length, inputs[self._document] - self._start)
+        self._pass = -1
+        self._order: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        """Pieces in a pass."""
+        return len(self._document)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a pass."""
+        return int(self._size.sum())
+
+    def piece(self, k: int) -> Row:
+        """Piece k: a row of at most `length` tokens."""
+        number, place = divmod(k, len(self))
+        if number != self._pass:
+            self._order = np.random.default_rng([*self._key, number]).permutation(len(self))
+            self._pass = number
+        at = int(self._order[place])
+        return row_of([self._store.piece(int(self._document[at]), int(self._start[at]), int(self._size[at]))])
+
+
+class PieceStream:
+    """Pieces of several sources, a document never sharing a row, tokens in the proportions of the weights."""
+
+    def __init__(
+        self, stores: Sequence[TokenStore], weights: Sequence[float], length: int, seed: int
+    ) -> None:
+        """As MixtureStream.
+
+        Raises:
+            DataError: no document holds a token that another follows.
+        """
+        self._pieces = [Pieces(store, length, (seed, i)) for i, store in enumerate(stores)]
+        if not all(map(len, self._pieces)):
+            raise DataError("a source holds only documents of one token, which nothing follows: add text")
+        means = [p.tokens / len(p) for p in self._pieces]
+        self._turns = [weight / mean for weight, mean in zip(weights, means, strict=True)]
+        self._mean = sum(weights) / sum(self._turns)
+        self._mixture = Mixture(self._turns)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sources."""
+        return sum(p.tokens for p in self._pieces)
+
+    def next(self, count: int) -> list[Row]:
+        """Exactly `count` rows."""
+        rows = []
+        for _ in range(count):
+            source = self._mixture.next()
+            rows.append(self._pieces[source].piece(self._mixture.counts[source] - 1))
+        return rows
+
+    @property
+    def mean_row(self) -> float:
+        """Tokens in a row, on average."""
+        return self._mean
+
+    def state(self) -> dict[str, Any]:
+        """Pieces taken from each source."""
+        return {"pieces": list(self._mixture.counts)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self._mixture = Mixture(self._turns, state["pieces"])
 
 
 class Epochs:

@@ -27,7 +27,7 @@ from kubetune_trainer.files import replace_file
 from kubetune_trainer.log import say
 from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.model.probing import evaluating
-from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.objectives.prepared import EvaluationSet, Packs, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.warned import warn
@@ -35,7 +35,7 @@ from kubetune_trainer.warned import warn
 HEAD = CLASSIFIER
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Read the texts, settle the classes, hold some texts out (those that the evaluation's own data has, if
     it has any), tokenise, plan the epochs.
 

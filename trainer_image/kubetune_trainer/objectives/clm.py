@@ -12,19 +12,20 @@ from kubetune.api.training import FineTuneTraining, PretrainTraining
 from kubetune_trainer.data.corpus import pieces, read_corpus, shuffled
 from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.store import TokenStore
-from kubetune_trainer.data.streams import MixtureStream
+from kubetune_trainer.data.streams import MixtureStream, PieceStream
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model.heads import CAUSAL_LM
-from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.objectives.prepared import EvaluationSet, Packs, Prepared, shared_rows
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 HEAD = CAUSAL_LM
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
-    """Read and tokenise the corpus, and cut it into rows.
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -> Prepared:
+    """Read and tokenise the corpus, and cut it into rows: full ones of several documents, or each of a piece
+    of one.
 
     Raises:
         DataError: see `read_corpus`.
@@ -35,22 +36,31 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     held = [part.tokens for part in corpus.held_out]
     rows = _evaluation_rows(held, length, spec.evaluation.max_examples)
     training = [part.tokens for part in corpus.training]
+    packed = packs(corpus.tokenizer)
+    stream: MixtureStream | PieceStream
+    if packed:
+        stream = MixtureStream(training, corpus.weights, length, spec.training.seed)
+        tokens = corpus.status.tokens
+    else:
+        stream = PieceStream(training, corpus.weights, length, spec.training.seed)
+        tokens = stream.tokens
     return Prepared(
         tokenizer=corpus.tokenizer,
-        stream=MixtureStream(training, corpus.weights, length, spec.training.seed),
-        total_steps=_steps(spec.training, length, corpus.status.tokens),
+        stream=stream,
+        total_steps=_steps(spec.training, stream.mean_row, tokens),
         evaluation=EvaluationSet(rows, [], len(rows)),
         data=corpus.status,
         sources=corpus.facts,
         fingerprint=corpus.fingerprint,
         betas=(0.9, 0.95),
         collate=partial(collate, pad=corpus.tokenizer.pad_token_id),
+        packed=packed,
     )
 
 
 def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision) -> LossModel:
     """The loss of the tokens that follow."""
-    return LossModel(model, precision)
+    return LossModel(model, precision, packed=prepared.packed)
 
 
 def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
@@ -58,7 +68,7 @@ def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
     return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=False)
 
 
-def _steps(training: PretrainTraining | FineTuneTraining, length: int, tokens: int) -> int:
+def _steps(training: PretrainTraining | FineTuneTraining, mean_row: float, tokens: int) -> int:
     """Length of the run. An epoch sees as many tokens as the training part of all sources holds."""
     if training.max_steps is not None:
         return training.max_steps
@@ -66,7 +76,7 @@ def _steps(training: PretrainTraining | FineTuneTraining, length: int, tokens: i
         seen = (training.epochs or 1) * tokens
     else:
         seen = training.max_tokens or 1
-    return math.ceil(seen / (training.global_batch_size * length))
+    return math.ceil(seen / (training.global_batch_size * mean_row))
 
 
 def _evaluation_rows(stores: list[TokenStore], length: int, limit: int) -> list[Row]:

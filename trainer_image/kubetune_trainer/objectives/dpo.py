@@ -18,14 +18,14 @@ from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.loss import LossModel, log_probabilities
 from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import pairs
-from kubetune_trainer.objectives.prepared import Prepared, Surroundings
+from kubetune_trainer.objectives.prepared import Packs, Prepared, Surroundings
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 HEAD = CAUSAL_LM
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Pairs, and the reference's view of them, which is measured once, before anything is learned: so no
     second model is held, whatever the method.
 
@@ -61,7 +61,7 @@ class DpoLossModel(LossModel):
     """A causal language model whose forward pass is the DPO loss of a PairBatch."""
 
     def __init__(self, model: PreTrainedModel, precision: Precision, beta: float) -> None:
-        super().__init__(model, precision)
+        super().__init__(model, precision, packed=False)
         self._beta = beta
 
     def forward(

@@ -22,7 +22,7 @@ from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import answering
 from kubetune_trainer.objectives.ppo import samples
-from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.objectives.prepared import Packs, Prepared
 from kubetune_trainer.rollout.advantages import relative
 from kubetune_trainer.rollout.policy import Policy, clipped
 from kubetune_trainer.rollout.rows import Rollout, weighed
@@ -35,7 +35,7 @@ __all__ = ["HEAD", "loss_model", "prepare", "samples"]
 HEAD = CAUSAL_LM
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Prompts, and the stream of answers to them.
 
     Raises:

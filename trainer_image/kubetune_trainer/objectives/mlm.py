@@ -15,7 +15,7 @@ from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.masked import MaskedLossModel
 from kubetune_trainer.model.heads import MASKED_LM
-from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.objectives.prepared import EvaluationSet, Packs, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
@@ -24,7 +24,7 @@ AROUND = 2
 """[CLS] and [SEP] of each row."""
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Read and tokenise the corpus, cut it into rows of documents that follow each other, parted by [SEP] (as
     RoBERTa's FULL-SENTENCES, Liu et al. 2019), and hide some tokens, other ones in each pass.
 

@@ -20,7 +20,7 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.model.heads import CAUSAL_LM
 from kubetune_trainer.objectives import answering
-from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.objectives.prepared import Packs, Prepared
 from kubetune_trainer.rollout.advantages import adapted, generalised, whitened
 from kubetune_trainer.rollout.policy import Policy, clipped
 from kubetune_trainer.rollout.rows import Rollout, weighed
@@ -32,7 +32,7 @@ HEAD = CAUSAL_LM
 KL = "klCoefficient"
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Prompts, and the stream of answers to them.
 
     Raises:

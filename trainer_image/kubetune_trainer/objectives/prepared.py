@@ -18,6 +18,13 @@ from kubetune_trainer.signals import Stop
 
 Collate = Callable[[Sequence[Any], torch.device], tuple[torch.Tensor, ...]]
 """Rows as a batch on a device: the arguments of the loss model's forward pass."""
+Packs = Callable[[PreTrainedTokenizerBase], bool]
+"""Whether documents may share rows; asked once the tokenizer is known, and told by the model itself."""
+
+
+def shared_rows(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Of a model that keeps the documents in a row apart, as most do."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Prepared:
     betas: tuple[float, float]
     """AdamW's usual decay rates for this kind of training."""
     collate: Collate
+    packed: bool = False
+    """Whether rows hold several documents, isolated by their positions."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of the model's config that the data decide on."""
     begin: Callable[[Any, Surroundings], None] | None = None

@@ -14,14 +14,14 @@ from kubetune.api.runspec import RunSpec
 from kubetune_trainer.loss import Wrapped
 from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.objectives import pairs
-from kubetune_trainer.objectives.prepared import Prepared
+from kubetune_trainer.objectives.prepared import Packs, Prepared
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 HEAD = CLASSIFIER
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
     """Pairs, and a head with one output, read at the last token that is no padding, as by transformers.
 
     Raises:

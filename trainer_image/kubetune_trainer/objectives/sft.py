@@ -24,14 +24,14 @@ from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.log import say
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model.heads import CAUSAL_LM
-from kubetune_trainer.objectives.prepared import EvaluationSet, Prepared
+from kubetune_trainer.objectives.prepared import EvaluationSet, Packs, Prepared, shared_rows
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 HEAD = CAUSAL_LM
 
 
-def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
+def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -> Prepared:
     """Read the examples, hold some out (those that the evaluation's own data has, if it has any), tokenise,
     plan the epochs.
 
@@ -46,8 +46,9 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
     load = partial(_load, tokenizer=tokenizer, prompt_loss=spec.data.prompt_loss, stop=stop)
     found = split(spec, sources, load, lambda item: bool(item.encoded.trained[1:length].any()))
     store = _store([item.encoded for item in found.training], length, tokenizer)
-    packed = length if spec.data.packing else None
-    epochs = Epochs(store, found.source, [s.weight for s in sources], packed, settings.seed)
+    packed = packs(tokenizer)
+    weights = [s.weight for s in sources]
+    epochs = Epochs(store, found.source, weights, length if packed else None, settings.seed)
     rows = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
     tokens = [int(store.lengths[found.source == i].sum()) for i in range(len(sources))]
     return Prepared(
@@ -66,12 +67,13 @@ def prepare(spec: RunSpec, work: Path, stop: Stop) -> Prepared:
         fingerprint=found.fingerprint,
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
+        packed=packed,
     )
 
 
 def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision) -> LossModel:
     """The loss of the tokens that follow."""
-    return LossModel(model, precision)
+    return LossModel(model, precision, packed=prepared.packed)
 
 
 def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:

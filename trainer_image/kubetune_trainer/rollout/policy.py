@@ -22,7 +22,7 @@ class Policy(LossModel):
     def __init__(
         self, model: PreTrainedModel, precision: Precision, temperature: float, *, value_head: bool = False
     ) -> None:
-        super().__init__(model, precision)
+        super().__init__(model, precision, packed=False)
         self._temperature = temperature
         self._start: dict[str, torch.Tensor] = {}
         self.value_head: nn.Linear | None = None
@@ -45,9 +45,7 @@ class Policy(LossModel):
         plain = self._plain_head
         model = self.model.base_model if plain else self.model
         with self.autocast():
-            output = model(
-                input_ids=tokens, position_ids=positions, use_cache=False, output_hidden_states=not plain
-            )
+            output = model(**self.inputs(tokens, positions), use_cache=False, output_hidden_states=not plain)
         hidden = (output.last_hidden_state if plain else output.hidden_states[-1]).flatten(0, 1)
         flat = labels.flatten()
         chosen = (flat != IGNORED).nonzero().flatten()
