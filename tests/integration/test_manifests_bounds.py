@@ -25,6 +25,23 @@ def name(n: int, length: int = 63) -> str:
 
 VALUES = ["v" * 63] * 16
 TERM = {"matchExpressions": [{"key": KEY, "operator": "In", "values": VALUES}] * 8}
+RESOURCES = {
+    **{side: {f"{'d' * 253}/{name(n, 63)}": "1" * 32 for n in range(32)} for side in ("requests", "limits")},
+    "claims": [{"name": name(n), "request": "r" * 63} for n in range(8)],
+}
+MOUNTS = [{"name": name(n), "mountPath": f"/{'m' * 500}{n}"} for n in range(16)]
+SELECTOR = {"matchLabels": LABELS, "matchExpressions": TERM["matchExpressions"]}
+POD_TERM = {"labelSelector": SELECTOR, "topologyKey": KEY, "namespaces": [name(n) for n in range(8)]}
+POD_AFFINITY = {
+    "requiredDuringSchedulingIgnoredDuringExecution": [POD_TERM] * 2,
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": POD_TERM}],
+}
+SPREAD = {
+    "maxSkew": 1,
+    "topologyKey": KEY,
+    "whenUnsatisfiable": "DoNotSchedule",
+    "labelSelector": {"matchExpressions": TERM["matchExpressions"]},
+}
 POD_TEMPLATE = {
     "labels": LABELS,
     "nodeSelector": LABELS,
@@ -34,20 +51,46 @@ POD_TEMPLATE = {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [TERM] * 8},
             "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": TERM}] * 8,
-        }
+        },
+        "podAffinity": POD_AFFINITY,
     },
     "image": "i" * 512,
     "imagePullSecrets": [{"name": name(n, 253)} for n in range(8)],
-    "env": [{"name": name(n, 256), "value": "v" * 1024} for n in range(64)],
+    "env": [{"name": name(n, 256), "value": "v" * 512} for n in range(64)],
+    "envFrom": [{"prefix": "P" * 64, "secretRef": {"name": name(n, 253)}} for n in range(16)],
+    "volumes": [
+        {
+            "name": name(n),
+            "secret": {"secretName": "s" * 253, "items": [{"key": "k" * 253, "path": "p"}] * 16},
+        }
+        for n in range(16)
+    ],
+    "volumeMounts": MOUNTS,
+    "containerSecurityContext": {"capabilities": {"add": ["C" * n for n in range(1, 17)]}},
+    "securityContext": {"supplementalGroups": [*range(16)]},
+    "initContainers": [
+        {
+            "name": name(n),
+            "image": "i" * 512,
+            "args": ["a"] * 64,
+            "env": [{"name": name(m, 256)} for m in range(64)],
+            "envFrom": [{"configMapRef": {"name": "c" * 253}}] * 4,
+            "volumeMounts": MOUNTS,
+            "resources": RESOURCES if n == 0 else {},
+        }
+        for n in range(8)
+    ],
+    "topologySpreadConstraints": [SPREAD] * 8,
+    "resourceClaims": [{"name": name(n), "resourceClaimName": "c" * 253} for n in range(8)],
 }
-RESOURCES = {
-    side: {f"{'d' * 253}/{name(n, 63)}": "1" * 32 for n in range(32)} for side in ("requests", "limits")
-}
+# With 256 adapters beside it, the object would be larger than etcd takes.
+WITHOUT_AFFINITY = {key: value for key, value in POD_TEMPLATE.items() if key != "affinity"}
 COMPUTE = {
     "resourcesPerNode": RESOURCES,
     "serviceAccountName": "s" * 253,
     "podTemplate": POD_TEMPLATE,
     "cache": {"uri": URI},
+    "reclaimResources": RESOURCES,
 }
 LARGEST: dict[str, Any] = {
     "PretrainJob": {
@@ -82,7 +125,7 @@ LARGEST: dict[str, Any] = {
     },
     "AdapterSet": {
         "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST, "name": "b" * 63},
-        "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": POD_TEMPLATE},
+        "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": WITHOUT_AFFINITY},
         "adapters": [
             {
                 "name": name(n),

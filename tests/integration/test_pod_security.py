@@ -11,7 +11,9 @@ from tests.fixtures.pods import pods
 
 pytestmark = pytest.mark.integration
 
-PODS = pods()
+LOOSENED = "jobs/pretrain-platform.out.yaml"
+"""Here a user has asked for more than the standard allows."""
+PODS = {name: pod for name, pod in pods().items() if name != LOOSENED}
 HARM: dict[str, Any] = {
     "privileged": {"containers": [{"name": "a", "image": "a", "securityContext": {"privileged": True}}]},
     "as root": {"securityContext": {"runAsUser": 0}},
@@ -39,6 +41,14 @@ def test_a_pod_of_ours_is_admitted(api_server: Cluster, namespace: str, name: st
     # Those objects are not there.
     spec = merge(spec, {"priorityClassName": None, "runtimeClassName": None})
     assert created(api_server, namespace, spec) == ""
+
+
+def test_what_a_user_has_loosened_is_refused_where_the_standard_is_enforced(
+    api_server: Cluster, namespace: str
+) -> None:
+    said = created(api_server, namespace, pods()[LOOSENED]["spec"])
+    assert 'violates PodSecurity "restricted' in said
+    assert "IPC_LOCK" in said
 
 
 @pytest.mark.parametrize("how", HARM)

@@ -130,7 +130,8 @@ def serve(world: World) -> None:
     engine = {"podTemplate": {"schedulerName": "nobody"}}
     base = {"name": "base", "jobRef": {"kind": "PretrainJob", "name": "base"}}
     body = {"apiVersion": "kubetune.io/v1alpha1", "kind": "AdapterSet", "metadata": {"name": "served"}}
-    world.create(world.ours("AdapterSet"), body | {"spec": {"baseModel": base, "engine": engine}})
+    spec = {"baseModel": base, "engine": engine, "podDisruptionBudget": {"minAvailable": 1}}
+    world.create(world.ours("AdapterSet"), body | {"spec": spec})
 
     def pods() -> list[str]:
         found = world.list(world.path("pods"), "kubetune.io/kind=AdapterSet")
@@ -153,8 +154,11 @@ def serve(world: World) -> None:
                 "kubetune.io/table" in world.get(world.path("pods", name))["metadata"].get("annotations", {})
             ),
         )
-    world.patch(world.ours("AdapterSet", "served"), {"spec": {"replicas": 0}})
+    budget = world.path("poddisruptionbudgets", "served", root="/apis/policy/v1")
+    assert world.get(budget)["spec"]["minAvailable"] == 1
+    world.patch(world.ours("AdapterSet", "served"), {"spec": {"replicas": 0, "podDisruptionBudget": None}})
     eventually("it is scaled", lambda: not pods())
+    eventually("there is no budget any more", lambda: world.api.get(budget) is None)
 
 
 @contextmanager

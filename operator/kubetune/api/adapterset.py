@@ -4,12 +4,14 @@ import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
+from pydantic.json_schema import WithJsonSchema
 
-from kubetune.api.keyvalue import WELL_FORMED_LABELS, LabelValue
+from kubetune.api.containers import Image
+from kubetune.api.keyvalue import UNRESERVED, WELL_FORMED_LABELS, Annotations, LabelValue
 from kubetune.api.meta import Block, Check, cel, immutable, map_list, matches, rules
-from kubetune.api.pod import Image, PodTemplate
+from kubetune.api.pod import PodTemplate, claims_are_there
 from kubetune.api.resources import ResourceRequirements
-from kubetune.api.source import Digest, JobName, ModelSource, PvcUri
+from kubetune.api.source import Digest, JobName, ModelSource, ObjectName, PvcUri
 
 ServedName = Annotated[
     str,
@@ -122,6 +124,8 @@ class ServedAdapter(Block):
 class Engine(Block):
     """The inference engine."""
 
+    model_config = ConfigDict(json_schema_extra=rules(claims_are_there("resources")))
+
     type: Literal["vllm"] = "vllm"
     """vllm: vLLM's OpenAI-compatible server."""
     image: Image | None = None
@@ -142,8 +146,18 @@ class Engine(Block):
     max_lora_rank: LoraRank | None = None
     """Highest rank the engine makes room for. Default: the highest rank known when the engine starts, at
     least 16; an adapter that exceeds it restarts the engine. With a number, such an adapter is refused."""
+    service_account_name: ObjectName | None = None
+    """ServiceAccount for workload identity. Its API token is never mounted."""
     pod_template: PodTemplate | None = None
     """Overrides on the serving pods; its image is that of the gateway."""
+
+
+class Gateway(Block):
+    """The gateway, which stands before the engine in every pod, and the check of the base before both."""
+
+    resources: ResourceRequirements | None = None
+    """Resources of each of the two containers. What is said of a resource replaces its default: 100m of CPU
+    and 128Mi of memory are requested, at most 2 CPUs and 1Gi used."""
 
 
 class ServiceTemplate(Block):
@@ -153,6 +167,40 @@ class ServiceTemplate(Block):
     """Port of the OpenAI-compatible API."""
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     """Type of the Service."""
+    annotations: Annotated[Annotations, UNRESERVED] | None = None
+    """Annotations of the Service, for example of a cloud's load balancer."""
+
+
+_PERCENT = "([0-9]|[1-9][0-9]|100)%"
+Share = Annotated[
+    int | str,
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 4}),
+    Check(
+        f"type(self) == int ? self >= 0 : self.matches('^{_PERCENT}$')",
+        "must be a number of pods or a percentage, for example 1 or 50%",
+        lambda share: (
+            share >= 0 if isinstance(share, int) else re.fullmatch("([0-9]|[1-9][0-9]|100)%", share)
+        ),
+    ),
+]
+
+
+class DisruptionBudget(Block):
+    """A policy/v1 PodDisruptionBudget for the serving pods."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.minAvailable) != has(self.maxUnavailable)",
+                "set exactly one of minAvailable and maxUnavailable",
+            )
+        )
+    )
+
+    min_available: Share | None = None
+    """So many pods stay when nodes are drained."""
+    max_unavailable: Share | None = None
+    """So many pods may be missing while nodes are drained."""
 
 
 class AdapterSetSpec(Block):
@@ -173,9 +221,13 @@ class AdapterSetSpec(Block):
     """The base model."""
     engine: Engine = Engine()
     """The engine."""
+    gateway: Gateway | None = None
+    """The gateway."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Number of serving pods."""
     adapters: Annotated[list[ServedAdapter], Field(max_length=256, json_schema_extra=map_list("name"))] = []
     """The adapters."""
     service: ServiceTemplate = ServiceTemplate()
     """The Service."""
+    pod_disruption_budget: DisruptionBudget | None = None
+    """How many pods a drain of nodes may take away at a time."""

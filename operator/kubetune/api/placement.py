@@ -1,11 +1,12 @@
-"""Which nodes a pod may run on, beside nodeSelector: tolerations and node affinity, as in core/v1."""
+"""Where a pod may run, beside nodeSelector: tolerations, affinity and spreading, as in core/v1."""
 
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from kubetune.api.keyvalue import LabelKey, LabelText
-from kubetune.api.meta import Block, cel, rules
+from kubetune.api.keyvalue import LabelKey, Labels, LabelText
+from kubetune.api.meta import SET_LIST, Block, cel, rules
+from kubetune.api.source import PartName
 
 _OPERATOR_FITS_VALUES = cel(
     "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0"
@@ -98,8 +99,109 @@ class NodeAffinity(Block):
     """Nodes that are taken first."""
 
 
-class Affinity(Block):
-    """A core/v1 Affinity, as far as nodes are concerned."""
+class LabelSelectorRequirement(Block):
+    """What a label of a pod must be."""
 
-    node_affinity: NodeAffinity
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0"
+                " : !has(self.values) || self.values.size() == 0",
+                "In and NotIn need at least one value, Exists and DoesNotExist none",
+                field_path=".values",
+            )
+        )
+    )
+
+    key: LabelKey
+    """Key of the label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How it is compared."""
+    values: Annotated[list[LabelText], Field(max_length=16)] | None = None
+    """What it is compared with."""
+
+
+class LabelSelector(Block):
+    """Pods by their labels; all that is said must hold."""
+
+    match_labels: Labels | None = None
+    """Labels that they have."""
+    match_expressions: Annotated[list[LabelSelectorRequirement], Field(max_length=8)] | None = None
+    """What else must hold of their labels."""
+
+
+TopologyKey = LabelKey
+"""Label of nodes: those with the same value are one place."""
+
+
+class PodAffinityTerm(Block):
+    """Pods, and what counts as the same place."""
+
+    label_selector: LabelSelector
+    """Which pods."""
+    topology_key: TopologyKey
+    """Label of nodes: those with the same value are one place."""
+    namespaces: Annotated[list[PartName], Field(max_length=8, json_schema_extra=SET_LIST)] | None = None
+    """Namespaces of these pods. Default: the pod's own."""
+
+
+class WeightedPodAffinityTerm(Block):
+    """A preference."""
+
+    weight: Annotated[int, Field(ge=1, le=100)]
+    """How much, against other preferences."""
+    pod_affinity_term: PodAffinityTerm
+    """Near or far from which pods."""
+
+
+class PodAffinity(Block):
+    """A core/v1 PodAffinity or PodAntiAffinity."""
+
+    required_during_scheduling_ignored_during_execution: Annotated[
+        list[PodAffinityTerm] | None, Field(max_length=8)
+    ] = None
+    """What must hold."""
+    preferred_during_scheduling_ignored_during_execution: Annotated[
+        list[WeightedPodAffinityTerm] | None, Field(max_length=8)
+    ] = None
+    """What is preferred."""
+
+
+class Affinity(Block):
+    """A core/v1 Affinity."""
+
+    node_affinity: NodeAffinity | None = None
     """By labels of nodes."""
+    pod_affinity: PodAffinity | None = None
+    """Near other pods."""
+    pod_anti_affinity: PodAffinity | None = None
+    """Far from other pods."""
+
+
+class TopologySpreadConstraint(Block):
+    """A core/v1 TopologySpreadConstraint."""
+
+    max_skew: Annotated[int, Field(ge=1, le=1000)]
+    """By how many the numbers of pods in two places may differ."""
+    topology_key: TopologyKey
+    """Label of nodes: those with the same value are one place."""
+    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
+    """What becomes of a pod that would break it."""
+    label_selector: LabelSelector | None = None
+    """Which pods are counted. Default: those of the same job or AdapterSet."""
+    min_domains: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Least number of places; goes with DoNotSchedule."""
+    node_affinity_policy: Literal["Honor", "Ignore"] | None = None
+    """Whether only nodes count that nodeSelector and affinity allow. Default: Honor."""
+    node_taints_policy: Literal["Honor", "Ignore"] | None = None
+    """Whether only nodes count whose taints are tolerated. Default: Ignore."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
+                "goes with whenUnsatisfiable: DoNotSchedule",
+                field_path=".minDomains",
+            )
+        )
+    )

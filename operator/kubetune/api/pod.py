@@ -1,41 +1,17 @@
 """What may be changed on the pods that kubetune makes: a list of allowed overrides, not the core type."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from kubetune.api.containers import Image, InitContainers, PullPolicy
+from kubetune.api.env import Env, EnvFrom
 from kubetune.api.keyvalue import UNRESERVED, Annotations, Labels
-from kubetune.api.meta import Block, Check, map_list, matches
-from kubetune.api.placement import Affinity, Toleration
-from kubetune.api.source import ObjectName
-
-_UNRESERVED_ENV = Check(
-    "self.all(e, !e.name.startsWith('KUBETUNE_') && !e.name.startsWith('KUBEFLOW_'))",
-    "names starting with KUBETUNE_ or KUBEFLOW_ are set by kubetune: choose another name",
-    lambda env: not any(e.name.startswith(("KUBETUNE_", "KUBEFLOW_")) for e in env),
-)
-
-Image = Annotated[
-    str,
-    Field(min_length=1, max_length=512),
-    matches("[-._/:@a-zA-Z0-9]+", "must be an image reference, for example registry.example.org/trainer:1.0"),
-]
-
-
-class EnvVar(Block):
-    """An environment variable."""
-
-    name: Annotated[
-        str,
-        Field(min_length=1, max_length=256),
-        matches(
-            "[-._a-zA-Z][-._a-zA-Z0-9]*",
-            "must be letters, digits, '_', '-' and '.', not beginning with a digit",
-        ),
-    ]
-    """Name; the KUBETUNE_ and KUBEFLOW_ prefixes are reserved."""
-    value: Annotated[str, Field(max_length=4096)] = ""
-    """Plain value."""
+from kubetune.api.meta import Block, cel, map_list, rules
+from kubetune.api.placement import Affinity, Toleration, TopologySpreadConstraint
+from kubetune.api.security import ContainerSecurityContext, PodSecurityContext
+from kubetune.api.source import ObjectName, PartName
+from kubetune.api.volumes import VolumeMounts, Volumes
 
 
 class LocalObjectReference(Block):
@@ -45,8 +21,55 @@ class LocalObjectReference(Block):
     """Name of the object."""
 
 
+PullSecrets = Annotated[list[LocalObjectReference], Field(max_length=8, json_schema_extra=map_list("name"))]
+Tolerations = Annotated[list[Toleration], Field(max_length=32)]
+
+
+class PodResourceClaim(Block):
+    """Devices by dynamic resource allocation."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
+                "set exactly one of resourceClaimName and resourceClaimTemplateName",
+            )
+        )
+    )
+
+    name: PartName
+    """Name, which the claims of a container's resources refer to."""
+    resource_claim_name: ObjectName | None = None
+    """A ResourceClaim of the same namespace."""
+    resource_claim_template_name: ObjectName | None = None
+    """A ResourceClaimTemplate of the same namespace, of which each pod gets a claim of its own."""
+
+
+def _mounts(of: str) -> str:
+    """A rule: what is mounted is there."""
+    return (
+        f"!has({of}.volumeMounts) || {of}.volumeMounts.all(m, has(self.volumes)"
+        " && self.volumes.exists(v, v.name == m.name))"
+    )
+
+
 class PodTemplate(Block):
     """What may be changed on the pods that kubetune makes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                _mounts("self"),
+                "names a volume that is not in volumes: add it there, or correct the name",
+                field_path=".volumeMounts",
+            ),
+            cel(
+                f"!has(self.initContainers) || self.initContainers.all(c, {_mounts('c')})",
+                "a volumeMount names a volume that is not in volumes: add it there, or correct the name",
+                field_path=".initContainers",
+            ),
+        )
+    )
 
     labels: Annotated[Labels, UNRESERVED] | None = None
     """Extra labels; kubetune.io/ is reserved."""
@@ -54,10 +77,13 @@ class PodTemplate(Block):
     """Extra annotations; kubetune.io/ is reserved."""
     node_selector: Labels | None = None
     """Labels that a node must have."""
-    tolerations: Annotated[list[Toleration] | None, Field(max_length=32)] = None
+    tolerations: Tolerations | None = None
     """Taints that are tolerated."""
     affinity: Affinity | None = None
-    """What nodeSelector cannot say: one of several labels, a number above a bound, a preference."""
+    """What nodeSelector cannot say: one of several labels, a number above a bound, a preference; near or far
+    from other pods."""
+    topology_spread_constraints: Annotated[list[TopologySpreadConstraint], Field(max_length=8)] | None = None
+    """How pods are spread over zones or nodes."""
     priority_class_name: ObjectName | None = None
     """Priority of the pods."""
     scheduler_name: ObjectName | None = None
@@ -66,14 +92,40 @@ class PodTemplate(Block):
     """RuntimeClass of the pods."""
     image: Image | None = None
     """Image used instead of the chart's."""
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_policy: PullPolicy | None = None
     """When the image is pulled."""
-    image_pull_secrets: Annotated[
-        list[LocalObjectReference] | None, Field(max_length=8, json_schema_extra=map_list("name"))
-    ] = None
+    image_pull_secrets: PullSecrets | None = None
     """Secrets for the registry."""
-    env: (
-        Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=map_list("name")), _UNRESERVED_ENV]
-        | None
-    ) = None
+    env: Env | None = None
     """Extra environment variables of the trainer, in an AdapterSet of the engine."""
+    env_from: EnvFrom | None = None
+    """Secrets and ConfigMaps whose keys become variables of that container."""
+    volumes: Volumes | None = None
+    """Extra volumes."""
+    volume_mounts: VolumeMounts | None = None
+    """Where the trainer, in an AdapterSet the engine, sees them."""
+    security_context: PodSecurityContext | None = None
+    """User, groups and seccomp profile of the pods."""
+    container_security_context: ContainerSecurityContext | None = None
+    """User and powers of the trainer, in an AdapterSet of the engine."""
+    init_containers: InitContainers | None = None
+    """Containers of your own, which run before ours or, as sidecars, beside them."""
+    resource_claims: (
+        Annotated[list[PodResourceClaim], Field(max_length=8, json_schema_extra=map_list("name"))] | None
+    ) = None
+    """Devices by dynamic resource allocation. A container gets them by the claims of its resources."""
+
+
+def claims_are_there(resources: str) -> dict[str, str]:
+    """A rule of a block with a podTemplate: what a container claims is a claim of the pod.
+
+    Args:
+        resources: the field with the container's resources.
+    """
+    return cel(
+        f"!has(self.{resources}) || !has(self.{resources}.claims) || self.{resources}.claims.all(c,"
+        " has(self.podTemplate) && has(self.podTemplate.resourceClaims)"
+        " && self.podTemplate.resourceClaims.exists(r, r.name == c.name))",
+        "names a claim that is not in podTemplate.resourceClaims: add it there, or correct the name",
+        field_path=f".{resources}",
+    )

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import WithJsonSchema
 
-from kubetune.api.meta import Block, Check, cel, rules
+from kubetune.api.meta import Block, Check, cel, map_list, rules
+from kubetune.api.source import PartName
 
 _QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 # A sign is judged elsewhere.
@@ -21,6 +22,8 @@ MIG_PREFIX = "nvidia.com/mig-"
 
 Quantity = Annotated[
     int | str,
+    # `cpu: 0.5` in the chart's values; in a resource it has become a string (the chart's quantities.yaml).
+    BeforeValidator(lambda quantity: str(quantity) if isinstance(quantity, float) else quantity),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32}),
     Check(
         "type(self) == int ? self >= 0 : isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",
@@ -46,6 +49,15 @@ Resources = Annotated[
         lambda found: all("/" not in k or re.fullmatch(_WHOLE, str(q)) for k, q in found.items()),
     ),
 ]
+
+
+class ResourceClaim(Block):
+    """Devices of one of the pod's resourceClaims."""
+
+    name: PartName
+    """Name of the entry of resourceClaims."""
+    request: PartName | None = None
+    """Name of one request of that claim. Default: all of them."""
 
 
 class ResourceRequirements(Block):
@@ -77,6 +89,10 @@ class ResourceRequirements(Block):
     """What the scheduler reserves."""
     limits: Resources | None = None
     """What the container may use at most. Devices, such as nvidia.com/gpu: 1, go here."""
+    claims: Annotated[list[ResourceClaim], Field(max_length=8, json_schema_extra=map_list("name"))] | None = (
+        None
+    )
+    """Devices by dynamic resource allocation: entries of the pod template's resourceClaims."""
 
 
 _IS_GPU = f"(k in {list(GPUS)} || k.startsWith('{MIG_PREFIX}'))"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.meta import Block, cel, rules
-from kubetune.api.pod import PodTemplate
+from kubetune.api.pod import PodTemplate, claims_are_there
 from kubetune.api.resources import ONE_GPU, ResourceRequirements
 from kubetune.api.source import ObjectName, PvcUri
 
@@ -122,7 +122,7 @@ class Cache(Block):
 class Compute(Block):
     """What a run needs."""
 
-    model_config = ConfigDict(json_schema_extra=rules(ONE_GPU))
+    model_config = ConfigDict(json_schema_extra=rules(ONE_GPU, claims_are_there("resourcesPerNode")))
 
     resources_per_node: ResourceRequirements | None = None
     """Resources of the training pod; at most one GPU. With one, training on a CPU instead is an error."""
@@ -132,5 +132,7 @@ class Compute(Block):
     """Keep what https://, s3:// and hf:// sources download: each file is fetched once for all pods that share
     the cache, and a broken download goes on where it was. Default: a folder of the pod, which goes with
     it."""
+    reclaim_resources: ResourceRequirements | None = None
+    """Resources of the pod that removes the job's files (output.reclaimPolicy: Delete)."""
     pod_template: PodTemplate | None = None
     """Overrides on the training pod."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
+from kubetune.api.defaults import PodDefaults
 from kubetune.cli.receiver import Receiver, listen
 from kubetune.controller import health, logs
 from kubetune.controller.adapterset import AdapterSetReconciler
@@ -102,17 +103,20 @@ class _Replica:
 
 
 def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
+    defaults = PodDefaults.model_validate_json(options.pod_defaults)
     jobs = job.Settings(
         image=options.trainer_image,
         image_pull_policy=options.trainer_image_pull_policy,
         progress_url=options.progress_url,
         progress_ca=authority,
         operator_image=options.gateway_image,
+        defaults=defaults,
     )
     sets = adapterset.Settings(
         gateway_image=options.gateway_image,
         engine_image=options.engine_image,
         image_pull_policy=options.engine_image_pull_policy,
+        defaults=defaults,
     )
     return {
         "PretrainJob": JobReconciler("PretrainJob", jobs),

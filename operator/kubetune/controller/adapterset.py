@@ -94,6 +94,7 @@ async def apply_plan(
         await apply(client, resource, planned.config_map, children.config_map)
         await apply(client, resource, planned.service, children.service)
         deployment = await apply(client, resource, planned.deployment, deployment)
+        await apply_budget(client, resource, planned.disruption_budget, children.disruption_budget)
     except ApiError as error:
         if not error.is_answer:
             raise
@@ -106,6 +107,15 @@ async def apply_plan(
         table_digest=planned.table.digest(),
         outdated=planned.outdated,
     )
+
+
+async def apply_budget(client: Client, resource: Object, wanted: Object | None, live: Object | None) -> None:
+    """Bring the disruption budget to what it should be; the one child that may cease to be wanted."""
+    if wanted:
+        await apply(client, resource, wanted, live)
+    elif live and is_owned(live, resource):
+        log.info("deleting PodDisruptionBudget %s", live["metadata"]["name"])
+        await client.delete(live)
 
 
 async def apply(client: Client, resource: Object, child: Object, live: Object | None) -> Object:

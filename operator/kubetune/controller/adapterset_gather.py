@@ -25,19 +25,22 @@ class Children:
     deployment: Object | None
     pods: list[Object]
     """Those that are not on their way out, sorted by name."""
+    disruption_budget: Object | None = None
 
 
 async def read_children(client: Client, resource: Object) -> Children:
     """The children as they are."""
     namespace, name = resource["metadata"]["namespace"], resource["metadata"]["name"]
-    config_map, service, deployment, pods = await asyncio.gather(
+    config_map, service, deployment, budget, pods = await asyncio.gather(
         client.find("ConfigMap", namespace, table_name(resource)),
         client.find("Service", namespace, name),
         client.find("Deployment", namespace, name),
+        client.find("PodDisruptionBudget", namespace, name),
         client.list("Pod", namespace, labels_of(resource)),
     )
     alive = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not _is_over(p)]
-    return Children(config_map, service, deployment, sorted(alive, key=lambda p: str(p["metadata"]["name"])))
+    by_name = sorted(alive, key=lambda p: str(p["metadata"]["name"]))
+    return Children(config_map, service, deployment, by_name, budget)
 
 
 async def read_dependencies(

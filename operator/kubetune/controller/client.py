@@ -44,6 +44,7 @@ PATHS = {
     "Event": Path("v1", "events"),
     "PersistentVolumeClaim": Path("v1", "persistentvolumeclaims"),
     "Pod": Path("v1", "pods"),
+    "PodDisruptionBudget": Path("policy/v1", "poddisruptionbudgets"),
     "Secret": Path("v1", "secrets"),
     "Service": Path("v1", "services"),
     "Deployment": Path("apps/v1", "deployments"),

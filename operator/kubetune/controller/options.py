@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pydantic import ValidationError
+
+from kubetune.api.defaults import PodDefaults
+
 _NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -33,6 +37,9 @@ class Options:
     )
     engine_image: str = _option("vllm/vllm-openai", "Image of the engine in serving pods")
     engine_image_pull_policy: str = _option("IfNotPresent", "When the images of serving pods are pulled")
+    pod_defaults: str = _option(
+        "{}", "What all training, serving and reclaim pods have, as JSON: kubetune.api.defaults.PodDefaults"
+    )
     progress_url: str = _option(
         "https://kubetune.kubetune-system.svc:8443",
         "Root URL under which trainers reach the progress receiver",
@@ -77,6 +84,10 @@ def parse(argv: Sequence[str]) -> Options:
         ]
     except argparse.ArgumentTypeError as error:
         parser.error(f"KUBETUNE_WATCH_NAMESPACES: {error}")
+    try:
+        PodDefaults.model_validate_json(found["pod_defaults"])
+    except ValidationError as error:
+        parser.error(f"--pod-defaults: {error}")
     # Each once: two watches of a namespace would see everything twice.
     found[watched.name] = tuple(dict.fromkeys(found[watched.name] or inherited))
     return Options(**found)

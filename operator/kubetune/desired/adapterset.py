@@ -1,11 +1,12 @@
 """The children of an AdapterSet: Deployment of gateway and engine, Service, table. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from kubetune.api.adapterset import AdapterSetSpec
+from kubetune.api.defaults import PodDefaults
 from kubetune.api.status import AdapterStatus, ResolvedBase
 from kubetune.api.table import (
     ADAPTER_CACHE,
@@ -18,22 +19,28 @@ from kubetune.api.table import (
     TableAdapter,
     TableBase,
 )
-from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine_env
-from kubetune.desired.common import (
+from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine_env, engine_resources
+from kubetune.desired.common import labels_of, metadata, shared_memory
+from kubetune.desired.pod_template import (
     container_security,
-    labels_of,
-    metadata,
-    pod_overrides,
+    init_containers,
+    of_container,
+    placement,
     pod_security,
-    shared_memory,
+    resources,
+    spreading,
+    variables,
 )
 from kubetune.desired.volumes import Location, locate, mounts
 
 GRACE_SECONDS = 120
 """For requests in flight; the gateway's own limits are shorter (gateway.options)."""
 GATEWAY, ENGINE, CHECK_BASE = "gateway", "engine", "check-base"
-_GATEWAY_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
-_ENGINE_RESOURCES = {"requests": {"cpu": "1", "memory": "4Gi"}}
+_GATEWAY_RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    # It is one process: two processors are what it and the hashing of files can use.
+    "limits": {"cpu": "2", "memory": "1Gi"},
+}
 # A saturated engine answers everything late, its health too: it must be silent for minutes to be restarted.
 _PATIENCE_SECONDS = 60
 _IS_HEALTHY = f"""\
@@ -65,6 +72,8 @@ class Settings:
     """Image with vLLM."""
     image_pull_policy: str
     """When they are pulled."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+    """What the chart says of all pods."""
 
 
 def table(
@@ -102,14 +111,35 @@ def config_map(resource: Mapping[str, Any], content: Table) -> dict[str, Any]:
 
 def service(resource: Mapping[str, Any], spec: AdapterSetSpec) -> dict[str, Any]:
     """The address of the API."""
+    meta = metadata(resource, resource["metadata"]["name"])
+    if spec.service.annotations:
+        meta["annotations"] = dict(spec.service.annotations)
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(resource, resource["metadata"]["name"]),
+        "metadata": meta,
         "spec": {
             "type": spec.service.type,
             "selector": labels_of(resource),
             "ports": [{"name": "http", "port": spec.service.port, "targetPort": "api", "protocol": "TCP"}],
+        },
+    }
+
+
+def disruption_budget(resource: Mapping[str, Any], spec: AdapterSetSpec) -> dict[str, Any] | None:
+    """How many pods a drain of nodes may take away; None: as many as it likes."""
+    budget = spec.pod_disruption_budget
+    if budget is None:
+        return None
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(resource, resource["metadata"]["name"]),
+        "spec": {
+            **budget.wire(),
+            "selector": {"matchLabels": labels_of(resource)},
+            # A pod that is not ready does not keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
 
@@ -159,24 +189,45 @@ def _pod_spec(
     template: Mapping[str, Any],
     settings: Settings,
 ) -> dict[str, Any]:
+    defaults = settings.defaults
     claim_volumes, claim_mounts = mounts(Location(name, is_claim=True, path="") for name in limits.claims)
-    gateway_image = {
+    wanted = spec.gateway.resources.wire() if spec.gateway and spec.gateway.resources else None
+    gateway = {
         "image": template.get("image") or settings.gateway_image,
         "imagePullPolicy": template.get("imagePullPolicy") or settings.image_pull_policy,
+        "resources": resources(wanted, defaults.gateway, _GATEWAY_RESOURCES),
     }
-    engine_image = {
+    if env := variables({}, (), defaults.gateway):
+        gateway["env"] = env
+    engine = {
         "image": spec.engine.image or settings.engine_image,
         "imagePullPolicy": template.get("imagePullPolicy") or settings.image_pull_policy,
+        "resources": engine_resources(spec.engine, defaults.engine),
+        **of_container(template, engine_env(spec.engine, defaults.engine)),
+        "args": engine_args(
+            spec.engine,
+            limits,
+            defaults.engine,
+            base_name=spec.base_model.name,
+            base_path=locate(base.uri).mounted,
+        ),
+        "securityContext": container_security(template.get("containerSecurityContext")),
     }
-    checks = [_check_base(base, gateway_image, claim_mounts)] if base.digest else []
-    return {
-        **pod_overrides(template),
+    users_mounts = template.get("volumeMounts") or ()
+    checks = [_check_base(base, gateway, claim_mounts)] if base.digest else []
+    out = {
+        **placement(template, defaults),
+        **spreading(template, labels_of(resource)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": pod_security(),
-        "initContainers": [*checks, _engine(spec, base, limits, engine_image, claim_mounts)],
-        "containers": [_gateway(limits, gateway_image, claim_mounts)],
+        "securityContext": pod_security(template, defaults),
+        "initContainers": [
+            *init_containers(template),
+            *checks,
+            _engine(engine, [*claim_mounts, *users_mounts]),
+        ],
+        "containers": [_gateway(limits, gateway, claim_mounts)],
         "volumes": [
             {"name": "table", "configMap": {"name": table_name(resource)}},
             {"name": "adapters", "emptyDir": {}},
@@ -184,45 +235,36 @@ def _pod_spec(
             {"name": "engine-tmp", "emptyDir": {}},
             shared_memory(),
             *claim_volumes,
+            *(template.get("volumes") or ()),
         ],
     }
+    if spec.engine.service_account_name:
+        out["serviceAccountName"] = spec.engine.service_account_name
+    return out
 
 
 def _check_base(
-    base: ResolvedBase, image: Mapping[str, str], claim_mounts: list[dict[str, Any]]
+    base: ResolvedBase, gateway: Mapping[str, Any], claim_mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """No engine is ever started on a base that is not the one meant."""
     return {
         "name": CHECK_BASE,
-        **image,
+        **gateway,
         "command": ["python", "-m", "kubetune.gateway.check_base", locate(base.uri).mounted, base.digest],
-        "resources": _GATEWAY_RESOURCES,
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": claim_mounts,
     }
 
 
-def _engine(
-    spec: AdapterSetSpec,
-    base: ResolvedBase,
-    limits: EngineLimits,
-    image: Mapping[str, str],
-    claim_mounts: list[dict[str, Any]],
-) -> dict[str, Any]:
+def _engine(engine: Mapping[str, Any], more_mounts: list[dict[str, Any]]) -> dict[str, Any]:
     """A native sidecar: it is stopped only after the gateway has drained."""
     probe = {"exec": {"command": ["python3", "-c", _IS_HEALTHY]}, "timeoutSeconds": _PATIENCE_SECONDS}
     return {
         "name": ENGINE,
-        **image,
+        **engine,
         "restartPolicy": "Always",
         "command": ["sh", "-c", PASS_ON_SIGTERM, "sh", "python3", "-m", "vllm.entrypoints.openai.api_server"],
-        "args": engine_args(
-            spec.engine, limits, base_name=spec.base_model.name, base_path=locate(base.uri).mounted
-        ),
-        "env": engine_env(spec.engine),
-        "resources": spec.engine.resources.wire() if spec.engine.resources else _ENGINE_RESOURCES,
-        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": _HOURS_TO_START * 1800},
         "livenessProbe": {
@@ -235,23 +277,22 @@ def _engine(
             {"name": "adapters", "mountPath": ADAPTER_CACHE, "readOnly": True},
             {"name": "engine-tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - shared memory of the engine's processes
-            *claim_mounts,
+            *more_mounts,
         ],
     }
 
 
 def _gateway(
-    limits: EngineLimits, image: Mapping[str, str], claim_mounts: list[dict[str, Any]]
+    limits: EngineLimits, gateway: Mapping[str, Any], claim_mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "name": GATEWAY,
-        **image,
+        **gateway,
         "command": ["kubetune", "gateway", f"--max-lora-rank={limits.max_lora_rank}"],
         "ports": [
             {"name": "api", "containerPort": API_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
         ],
-        "resources": _GATEWAY_RESOURCES,
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "readinessProbe": {

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.adapterset import ENGINE_LORA_RANKS, Engine
+from kubetune.api.defaults import NOTHING_SAID, ContainerDefaults
 from kubetune.api.table import ENGINE_PORT
-from kubetune.desired.common import merged_env
+from kubetune.desired.pod_template import resources, variables
+from kubetune.desired.volumes import is_claim_of_ours
 
 _LEAST_RANK = 16
 _LEAST_LORAS, _MOST_LORAS = 2, 8
@@ -20,6 +22,8 @@ _ENV = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_RESOURCES = {"requests": {"cpu": "1", "memory": "4Gi"}}
+"""No limits: what a model needs is for the user to know."""
 _CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; the default is most of the node's memory
 # Compiling takes minutes and a C++ compiler in the image; on a CPU it gains little.
 _CPU_ARGS = ("--enforce-eager",)
@@ -79,10 +83,17 @@ def roll_reason(wanted: EngineLimits, running: Iterable[EngineLimits]) -> tuple[
     return "RollingOut", "pods are being made"
 
 
-def engine_args(engine: Engine, limits: EngineLimits, *, base_name: str, base_path: str) -> list[str]:
+def engine_args(
+    engine: Engine,
+    limits: EngineLimits,
+    defaults: ContainerDefaults = NOTHING_SAID,
+    *,
+    base_name: str,
+    base_path: str,
+) -> list[str]:
     """Arguments of the engine's server. Ours come last, so that no abbreviation of a flag overrides them."""
     return [
-        *(() if on_gpu(engine) else _CPU_ARGS),
+        *(() if on_gpu(engine, defaults) else _CPU_ARGS),
         *engine.args,
         "--host=127.0.0.1",
         f"--port={ENGINE_PORT}",
@@ -94,17 +105,24 @@ def engine_args(engine: Engine, limits: EngineLimits, *, base_name: str, base_pa
     ]
 
 
-def engine_env(engine: Engine) -> list[dict[str, str]]:
-    """Environment of the engine; what the user sets wins."""
+def engine_env(engine: Engine, defaults: ContainerDefaults = NOTHING_SAID) -> list[dict[str, Any]]:
+    """Environment of the engine; what the user sets wins over the chart's, and that over ours."""
     theirs = (engine.pod_template.env if engine.pod_template else None) or []
-    return merged_env(_ENV | ({} if on_gpu(engine) else _CPU_ENV), [e.wire() for e in theirs])
+    return variables(
+        _ENV | ({} if on_gpu(engine, defaults) else _CPU_ENV), [e.wire() for e in theirs], defaults
+    )
 
 
-def on_gpu(engine: Engine) -> bool:
-    """Whether the engine asks for an accelerator, by any vendor's resource name."""
-    resources = engine.resources
-    asked = (resources and resources.limits) or {}
-    return any("/" in name and str(count).strip("+0") for name, count in asked.items())
+def engine_resources(engine: Engine, defaults: ContainerDefaults) -> dict[str, Any]:
+    """Compute resources of the engine."""
+    return resources(engine.resources.wire() if engine.resources else None, defaults, _RESOURCES)
+
+
+def on_gpu(engine: Engine, defaults: ContainerDefaults = NOTHING_SAID) -> bool:
+    """Whether the engine asks for an accelerator: by any vendor's resource name, or by a claim of devices."""
+    asked = engine_resources(engine, defaults)
+    counts = asked.get("limits", {}).items()
+    return bool(asked.get("claims")) or any("/" in name and str(n).strip("+0") for name, n in counts)
 
 
 def running_limits(pod_spec: dict[str, Any]) -> EngineLimits | None:
@@ -114,9 +132,7 @@ def running_limits(pod_spec: dict[str, Any]) -> EngineLimits | None:
     )
     if args is None:
         return None
-    claims = {
-        v["persistentVolumeClaim"]["claimName"] for v in pod_spec["volumes"] if "persistentVolumeClaim" in v
-    }
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod_spec["volumes"] if is_claim_of_ours(v)}
     return EngineLimits(_number(args, "--max-loras"), _number(args, "--max-lora-rank"), tuple(sorted(claims)))
 
 

@@ -95,4 +95,7 @@ def reason_of(
         asdict(limits),
         annotations.get(RESTARTED_ANNOTATION),
     ]
+    # In a place of its own only where it says something: those that leave it alone keep their digest.
+    if gateway := spec.gateway and spec.gateway.wire():
+        reasons.append(gateway)
     return hashlib.sha256(json.dumps(reasons, sort_keys=True).encode()).hexdigest()[:16]

@@ -39,6 +39,8 @@ class Plan:
     config_map: dict[str, Any]
     service: dict[str, Any]
     deployment: dict[str, Any]
+    disruption_budget: dict[str, Any] | None = None
+    """None: there should be none."""
     problem: Problem | None = None
     """What keeps the set from being as it is written."""
     outdated: bool = False
@@ -67,6 +69,7 @@ def plan(
         adapterset.config_map(resource, table),
         adapterset.service(resource, spec),
         child,
+        adapterset.disruption_budget(resource, spec),
         problem,
         outdated,
     )

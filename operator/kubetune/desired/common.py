@@ -1,20 +1,9 @@
-"""What all children have in common: labels, owner, and the restricted Pod Security of their pods."""
+"""What all children have in common: labels and owner."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api.labels import KIND_LABEL, MANAGED_BY_LABEL, MANAGER, NAME_LABEL
-
-USER = 65532
-_KEPT = (
-    "nodeSelector",
-    "tolerations",
-    "affinity",
-    "priorityClassName",
-    "schedulerName",
-    "runtimeClassName",
-    "imagePullSecrets",
-)
 
 
 def labels_of(resource: Mapping[str, Any]) -> dict[str, str]:
@@ -56,19 +45,6 @@ def metadata(
     }
 
 
-def pod_security() -> dict[str, Any]:
-    """Pod securityContext under the restricted Pod Security Standard."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        # Without this the kubelet walks a large models volume at every start of a pod.
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
 def shared_memory() -> dict[str, Any]:
     """The volume for /dev/shm, through which processes hand data to one another.
 
@@ -77,23 +53,3 @@ def shared_memory() -> dict[str, Any]:
     loaders, and beyond a size the kubelet evicts.
     """
     return {"name": "shm", "emptyDir": {"medium": "Memory"}}
-
-
-def container_security() -> dict[str, Any]:
-    """Container securityContext under the restricted Pod Security Standard."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def merged_env(ours: Mapping[str, str], users: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Environment variables, sorted by name; the user's win, since reserved names are refused by the API."""
-    values = {**ours, **{e["name"]: e.get("value", "") for e in users}}
-    return [{"name": name, "value": value} for name, value in sorted(values.items())]
-
-
-def pod_overrides(template: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a podTemplate that goes into a pod's spec as it is."""
-    return {key: template[key] for key in _KEPT if template.get(key)}

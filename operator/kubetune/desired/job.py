@@ -2,21 +2,25 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from kubetune.api.defaults import PodDefaults
 from kubetune.api.kinds import KINDS
 from kubetune.api.labels import ACTIVE_ANNOTATION, ATTEMPT_LABEL, RESTARTS_ANNOTATION, TRAINER_CONTAINER
 from kubetune.api.resources import gpu_of
 from kubetune.api.runspec import CA_PATH, CACHE_ROOT, GPU_VARIABLE, RUN_SPEC_PATH, TOKEN_PATH, RunSpec
-from kubetune.desired.common import (
+from kubetune.desired.common import labels_of, metadata, shared_memory
+from kubetune.desired.pod_template import (
     container_security,
-    merged_env,
-    metadata,
-    pod_overrides,
+    init_containers,
+    of_container,
+    placement,
     pod_security,
-    shared_memory,
+    resources,
+    spreading,
+    variables,
 )
 from kubetune.desired.runspec import secrets, uris
 from kubetune.desired.volumes import locate, mounts, secret_mounts
@@ -25,7 +29,8 @@ TOKEN_AUDIENCE = "kubetune-progress"
 TOKEN_SECONDS = 3600
 GRACE_SECONDS = 120
 """For the checkpoint that is saved on SIGTERM."""
-DEFAULT_REQUESTS = {"cpu": "500m", "memory": "1Gi"}
+_RESOURCES = {"requests": {"cpu": "500m", "memory": "1Gi"}}
+"""No limits: what a run needs is for its author to know, and too little would end it."""
 RUN_KEY = PurePosixPath(RUN_SPEC_PATH).name
 _RUN_VOLUME = "run"
 _PLURALS = {kind.name: kind.plural for kind in KINDS}
@@ -45,6 +50,8 @@ class Settings:
     """PEM of the authority that issued its certificate."""
     operator_image: str
     """Image with kubetune itself, for the pod that removes a deleted job's files."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+    """What the chart says of all pods."""
 
 
 @dataclass(frozen=True)
@@ -161,18 +168,22 @@ def pod_spec(
         "KUBEFLOW_TRAINER_SERVER_CA_CERT": CA_PATH,
         "KUBEFLOW_TRAINER_SERVER_TOKEN": TOKEN_PATH,
         "KUBEFLOW_TRAINER_SERVER_URL": url,
+        "USER": "kubetune",  # torch asks who it is, and the image does not know every user
     }
     wanted = compute.get("resourcesPerNode") or {}
-    if gpu := gpu_of(wanted.get("limits")):
+    asked = resources(wanted, settings.defaults.trainer, _RESOURCES)
+    if gpu := gpu_of(asked.get("limits")):
         environment[GPU_VARIABLE] = gpu
     container: dict[str, Any] = {
         "name": TRAINER_CONTAINER,
         "image": template.get("image") or settings.image,
         "imagePullPolicy": template.get("imagePullPolicy") or settings.image_pull_policy,
         "command": ["python", "-m", "kubetune_trainer"],
-        "env": merged_env(environment, template.get("env") or []),
-        "resources": resources(wanted),
-        "securityContext": container_security(),
+        **of_container(
+            template, variables(environment, template.get("env") or [], settings.defaults.trainer)
+        ),
+        "resources": asked,
+        "securityContext": container_security(template.get("containerSecurityContext")),
         "terminationMessagePath": "/dev/termination-log",
         "volumeMounts": [
             {"name": _RUN_VOLUME, "mountPath": run_folder, "readOnly": True},
@@ -180,15 +191,17 @@ def pod_spec(
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - shared memory of data loaders and NCCL
             *volume_mounts,
+            *(template.get("volumeMounts") or ()),
         ],
     }
     out: dict[str, Any] = {
-        **pod_overrides(template),
+        **placement(template, settings.defaults),
+        **spreading(template, labels_of(resource)),
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": pod_security(),
+        "securityContext": pod_security(template, settings.defaults),
         "containers": [container],
         "volumes": [
             {"name": _RUN_VOLUME, "configMap": {"name": run}},
@@ -196,8 +209,11 @@ def pod_spec(
             {"name": "tmp", "emptyDir": {}},
             shared_memory(),
             *volumes,
+            *(template.get("volumes") or ()),
         ],
     }
+    if own := init_containers(template):
+        out["initContainers"] = own
     if compute.get("serviceAccountName"):
         out["serviceAccountName"] = compute["serviceAccountName"]
     return out
@@ -214,11 +230,3 @@ def _volumes(spec: RunSpec) -> tuple[list[Any], list[Any]]:
         volume_mounts.append({"name": "cache", "mountPath": CACHE_ROOT})
     secret_volumes, secret_volume_mounts = secret_mounts(secrets(spec))
     return [*volumes, *secret_volumes], [*volume_mounts, *secret_volume_mounts]
-
-
-def resources(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Resources of the training container; a modest request where nothing is said."""
-    limits = wanted.get("limits") or {}
-    requests = wanted.get("requests") or {}
-    defaults = {k: v for k, v in DEFAULT_REQUESTS.items() if k not in limits}
-    return {**({"limits": limits} if limits else {}), "requests": {**defaults, **requests}}

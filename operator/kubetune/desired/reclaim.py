@@ -5,14 +5,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
-from kubetune.desired.common import container_security, metadata, pod_overrides, pod_security
+from kubetune.desired.common import metadata
 from kubetune.desired.job import Settings
+from kubetune.desired.pod_template import (
+    container_security,
+    placement,
+    pod_security,
+    resources,
+    variables,
+)
 from kubetune.desired.runspec import output
 from kubetune.desired.volumes import locate, mounts
 from kubetune.references.starts import starts
 
 BACKOFF_LIMIT = 2
-_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+_RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
 
 
 def reclaim_name(resource: Mapping[str, Any]) -> str:
@@ -27,24 +34,27 @@ def reclaim_job(resource: Mapping[str, Any], settings: Settings) -> dict[str, An
     folder = folder_of(resource)
     location = locate(folder)
     volumes, volume_mounts = mounts([location], writable=location.volume)
-    template = (resource["spec"].get("compute") or {}).get("podTemplate") or {}
+    compute = resource["spec"].get("compute") or {}
+    template, defaults = compute.get("podTemplate") or {}, settings.defaults
     meta = metadata(resource, reclaim_name(resource), labels={RECLAIM_LABEL: "true"})
-    container = {
+    container: dict[str, Any] = {
         "name": RECLAIM_CONTAINER,
         "image": settings.operator_image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": ["reclaim", "--root", location.root, location.mounted],
-        "resources": _RESOURCES,
+        "resources": resources(compute.get("reclaimResources"), defaults.reclaim, _RESOURCES),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volume_mounts,
     }
+    if env := variables({}, (), defaults.reclaim):
+        container["env"] = env
     pod = {
-        **pod_overrides(template),
+        **placement(template, defaults),
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": pod_security(template, defaults),
         "containers": [container],
         "volumes": volumes,
     }

@@ -1,6 +1,7 @@
 """URIs as volumes: where `pvc://claim/path` and `configmap://name/key` lie in a pod."""
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from kubetune.api.runspec import CONFIGMAP_ROOT, PVC_ROOT, RunSecret
 
 PVC = "pvc://"
 CONFIGMAP = "configmap://"
+_CLAIM = re.compile("claim-[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def mounts(locations: Iterable[Location], writable: Collection[str] = ()) -> tup
             volumes.append({"name": volume_name, "persistentVolumeClaim": {"claimName": name}})
         volume_mounts.append({"name": volume_name, "mountPath": location.root, "readOnly": read_only})
     return volumes, volume_mounts
+
+
+def is_claim_of_ours(volume: Mapping[str, Any]) -> bool:
+    """Whether a pod's volume is a claim by `mounts`, not one that a user has added."""
+    return "persistentVolumeClaim" in volume and _CLAIM.fullmatch(volume["name"]) is not None
 
 
 def secret_mounts(secrets: Iterable[RunSecret]) -> tuple[list[Any], list[Any]]:

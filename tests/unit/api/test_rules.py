@@ -19,7 +19,7 @@ LIFECYCLE = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfte
 CHANGEABLE = {
     "PretrainJob": LIFECYCLE,
     "FineTuneJob": LIFECYCLE,
-    "AdapterSet": {"engine", "replicas", "adapters", "service"},
+    "AdapterSet": {"engine", "gateway", "replicas", "adapters", "service", "podDisruptionBudget"},
 }
 PLACES = [
     (kind, path, node, rule)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kubetune.api.defaults import ContainerDefaults, PodDefaults
+from kubetune.api.resources import ResourceRequirements
 from kubetune.controller.elector import LEASE
 from kubetune.controller.options import Options
 from kubetune.progress.identity import SECRET
@@ -18,6 +20,7 @@ from tests.fixtures.manifests import load
 pytestmark = pytest.mark.unit
 
 HERE = Path(__file__).parent
+EMPTY = ContainerDefaults(resources=ResourceRequirements())
 # The CRDs have a test of their own.
 WITHOUT_CRDS = {"crds": {"install": False}}
 EVERYTHING = {
@@ -30,8 +33,29 @@ EVERYTHING = {
     "resyncSeconds": 60,
     "image": {"repository": "example/operator", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
-    "trainer": {"image": {"repository": "example/trainer", "digest": "sha256:" + "0" * 64}},
-    "engine": {"image": {"repository": "example/engine", "tag": "4", "pullPolicy": "Never"}},
+    "runAsUser": 1000,
+    "extraEnv": [{"name": "A", "value": "b"}],
+    "proxy": {"https": "http://proxy.example.org:3128", "noProxy": "example.org"},
+    "pods": {
+        "nodeSelector": {"pool": "ml"},
+        "tolerations": [{"key": "ml", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "mirror"}],
+    },
+    "trainer": {
+        "image": {"repository": "example/trainer", "digest": "sha256:" + "0" * 64},
+        "resources": {"requests": {"cpu": 0.5}, "limits": {"cpu": 2, "memory": "4Gi"}},
+        "env": [{"name": "TRACKER", "valueFrom": {"secretKeyRef": {"name": "t", "key": "k"}}}],
+    },
+    "engine": {
+        "image": {"repository": "example/engine", "tag": "4", "pullPolicy": "Never"},
+        "resources": {"limits": {"cpu": 4}},
+        "env": [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}],
+    },
+    "gateway": {"resources": {"limits": {"cpu": 1}}, "env": [{"name": "B"}]},
+    "reclaim": {"resources": {"limits": {"memory": "64Mi"}}, "env": [{"name": "C"}]},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"},
+    "nameOverride": "tuning",
+    "fullnameOverride": "our-tuning",
     "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
     "podLabels": {"team": "ml"},
     "podAnnotations": {"example.org/note": "x"},
@@ -70,6 +94,13 @@ WRONG: dict[str, dict[str, Any]] = {
     "no port": {"networkPolicy": {"apiServerPorts": []}},
     "port out of range": {"networkPolicy": {"apiServerPorts": [70000]}},
     "pull secret as text": {"imagePullSecrets": ["registry"]},
+    "user root": {"runAsUser": 0},
+    "user by name": {"runAsUser": "nobody"},
+    "proxy as a list": {"proxy": {"noProxy": ["a"]}},
+    "variable without name": {"trainer": {"env": [{"value": "x"}]}},
+    "unknown part of pods": {"pods": {"affinity": "x"}},
+    "interval without unit": {"serviceMonitor": {"interval": "30"}},
+    "name too long": {"fullnameOverride": "n" * 41},
     "quantity": {"resources": {"limits": {"memory": True}}},
     "label as number": {"podLabels": {"version": 1}},
     "unknown crds option": {"crds": {"keep": False}},
@@ -135,7 +166,10 @@ def test_wrong_value_is_refused_and_named(helm: Helm, values: dict[str, Any]) ->
 
 def test_every_value_is_documented_in_the_schema_and_tried() -> None:
     values = set(load(CHART / "values.yaml"))
-    assert set(json.loads((CHART / "values.schema.json").read_text())["properties"]) - {"global"} == values
+    assert (
+        set(json.loads((CHART / "values.schema.json").read_text())["properties"]) - {"global", "enabled"}
+        == values
+    )
     assert set(EVERYTHING) | {"rbac"} == values
 
 
@@ -145,9 +179,106 @@ def test_the_operator_knows_every_variable_and_its_secret(helm: Helm) -> None:
     environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     options = {f"KUBETUNE_{field.name.upper()}" for field in fields(Options)}
     assert {variable["name"] for variable in environment} == options
+    told = next(v["value"] for v in environment if v["name"] == "KUBETUNE_POD_DEFAULTS")
+    assert PodDefaults.model_validate_json(told) == PodDefaults(
+        trainer=EMPTY, engine=EMPTY, gateway=EMPTY, reclaim=EMPTY
+    )
     named = [rule.get("resourceNames") for rule in rules(helm, "Role")]
     assert [SECRET] in named
     assert [LEASE] in named
+
+
+def operator_of(text: str) -> dict[str, Any]:
+    [deployment] = [document for document in documents(text) if document["kind"] == "Deployment"]
+    pod: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return pod
+
+
+def told(pod: dict[str, Any]) -> PodDefaults:
+    """What the operator is told of the pods that it makes."""
+    [given] = [e for e in pod["containers"][0]["env"] if e["name"] == "KUBETUNE_POD_DEFAULTS"]
+    return PodDefaults.model_validate_json(given["value"])
+
+
+def test_the_operator_understands_all_that_it_is_told_of_pods(helm: Helm) -> None:
+    found = told(operator_of(template(helm, EVERYTHING)))
+    assert found.run_as_user == 1000
+    assert found.node_selector == {"pool": "ml"}
+    assert [t.key for t in found.tolerations] == ["ml"]
+    assert [s.name for s in found.image_pull_secrets] == ["mirror"]
+    assert found.trainer.resources
+    assert found.trainer.resources.requests == {"cpu": "0.5"}
+    names = [e.name for e in found.trainer.env]
+    assert names == ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "TRACKER"]
+    assert found.engine.env[0].value == "DEBUG"
+    assert found.gateway.resources
+    assert found.gateway.resources.limits == {"cpu": 1}
+    assert found.reclaim.env[0].name == "C"
+
+
+@pytest.mark.parametrize(
+    ("words", "user"),
+    [
+        ([], 65532),
+        (["--api-versions=security.openshift.io/v1"], None),
+        (["--api-versions=security.openshift.io/v1", "--set=runAsUser=7"], 7),
+        (["--set=runAsUser="], None),
+        (["--set=runAsUser=null"], None),
+    ],
+)
+def test_the_user_of_all_pods_is_one_or_the_platforms(helm: Helm, words: list[str], user: int | None) -> None:
+    done = helm("template", "kubetune", str(CHART), *words, values=WITHOUT_CRDS)
+    assert done.returncode == 0, done.stderr
+    pod = operator_of(done.stdout)
+    assert told(pod).run_as_user == user
+    security = pod["securityContext"]
+    assert (security.get("runAsUser"), security.get("runAsGroup")) == (user, user)
+    assert security["runAsNonRoot"] is True
+
+
+def test_what_lies_inside_the_cluster_is_asked_without_a_proxy(helm: Helm) -> None:
+    pod = operator_of(template(helm, WITHOUT_CRDS | {"proxy": {"http": "http://p:1"}}))
+    values = {e["name"]: e.get("value", "") for e in pod["containers"][0]["env"]}
+    assert values["HTTP_PROXY"] == values["http_proxy"] == "http://p:1"
+    assert ".svc" in values["NO_PROXY"].split(",")
+    assert "HTTPS_PROXY" not in values
+
+
+UMBRELLA = """\
+apiVersion: v2
+name: platform
+version: 1.0.0
+dependencies:
+  - {name: kubetune, version: ">=0.0.0", repository: "", condition: kubetune.enabled}
+"""
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_it_is_a_dependency_that_is_switched_on_and_off(helm: Helm, tmp_path: Path, enabled: bool) -> None:
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "Chart.yaml").write_text(UMBRELLA)
+    (tmp_path / "charts" / "kubetune").symlink_to(CHART)
+    parent = {
+        "kubetune": {"enabled": enabled, "crds": {"install": False}, "runAsUser": None},
+        "global": {"imagePullSecrets": ["shared", {"name": "registry"}], "storageClass": "fast"},
+        "tags": {"ml": True},
+    }
+    done = helm("template", "site", str(tmp_path), "--namespace=ml", values=parent)
+    assert done.returncode == 0, done.stderr
+    found = documents(done.stdout)
+    assert bool(found) == enabled
+    if enabled:
+        pod = operator_of(done.stdout)
+        assert pod["imagePullSecrets"] == [{"name": "shared"}, {"name": "registry"}]
+        assert {d["metadata"]["name"] for d in found if d["kind"] == "Deployment"} == {"site-kubetune"}
+
+
+def test_fractions_are_strings_before_the_schema_is_looked_at_where_that_is_possible(helm: Helm) -> None:
+    kinds = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+    can = "--api-versions=admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+    for words, expected in ([], 0), ([can], 2), ([can, "--set=crds.install=false"], 0):
+        done = helm("template", "kubetune", str(CHART), *words)
+        assert sum(d["kind"] in kinds for d in documents(done.stdout)) == expected
 
 
 def test_crds_are_rendered_and_kept_on_uninstall(helm: Helm) -> None:

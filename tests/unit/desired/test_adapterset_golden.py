@@ -47,4 +47,5 @@ def children(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     noted = json.loads(annotations[TEMPLATE_ANNOTATION])
     assert noted["template"] == planned.deployment["spec"]["template"]
     annotations[TEMPLATE_ANNOTATION] = json.dumps(noted | {"template": "the one below"})
-    return [planned.config_map, planned.service, planned.deployment]
+    budget = [planned.disruption_budget] if planned.disruption_budget else []
+    return [planned.config_map, planned.service, planned.deployment, *budget]

@@ -103,7 +103,7 @@ def test_a_job_does_not_stand_in_its_own_way():
     assert users(itself, [], by_kind([tuned(SERVED, uid=UID)])) == []
 
 
-@pytest.mark.parametrize("case", ["pretrain-everything", "finetune-minimal"])
+@pytest.mark.parametrize("case", ["pretrain-everything", "pretrain-platform", "finetune-minimal"])
 def test_the_job_that_removes_the_files(case: str, golden: Golden):
     path: Path = GOLDEN.parent / "reclaim" / f"{case}.out.yaml"
     golden.check(path, as_yaml([reclaim_job(load(case)[0], SETTINGS)]))
