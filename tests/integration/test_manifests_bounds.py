@@ -83,8 +83,9 @@ POD_TEMPLATE = {
     "topologySpreadConstraints": [SPREAD] * 8,
     "resourceClaims": [{"name": name(n), "resourceClaimName": "c" * 253} for n in range(8)],
 }
-# With 256 adapters beside it, the object would be larger than etcd takes.
-WITHOUT_AFFINITY = {key: value for key, value in POD_TEMPLATE.items() if key != "affinity"}
+# With 256 adapters beside all of it, the object would be larger than etcd takes.
+LESS = ("affinity", "initContainers", "topologySpreadConstraints")
+SMALLER = {key: value for key, value in POD_TEMPLATE.items() if key not in LESS}
 COMPUTE = {
     "resourcesPerNode": RESOURCES,
     "serviceAccountName": "s" * 253,
@@ -125,7 +126,7 @@ LARGEST: dict[str, Any] = {
     },
     "AdapterSet": {
         "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST, "name": "b" * 63},
-        "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": WITHOUT_AFFINITY},
+        "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": SMALLER},
         "adapters": [
             {
                 "name": name(n),

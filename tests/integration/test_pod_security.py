@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 LOOSENED = "jobs/pretrain-platform.out.yaml"
 """Here a user has asked for more than the standard allows."""
-PODS = {name: pod for name, pod in pods().items() if name != LOOSENED}
+PODS = {name: pod for name, pod in pods().items() if not name.endswith("pretrain-platform.out.yaml")}
 HARM: dict[str, Any] = {
     "privileged": {"containers": [{"name": "a", "image": "a", "securityContext": {"privileged": True}}]},
     "as root": {"securityContext": {"runAsUser": 0}},
