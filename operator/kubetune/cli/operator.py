@@ -15,6 +15,7 @@ from kubetune.controller.client import Client
 from kubetune.controller.elector import Elector, new_identity
 from kubetune.controller.events import record
 from kubetune.controller.fence import Fence
+from kubetune.controller.installed import Installed
 from kubetune.controller.jobs import JobReconciler
 from kubetune.controller.lease import Timing
 from kubetune.controller.loop import Loop
@@ -83,7 +84,8 @@ class _Replica:
             scope = options.watch_namespaces
             loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds, namespaces=scope)
             watches = Watches(loop, receiver.reviewer.forget, scope)
-            await listen(stack, health.application(elector, loop, watches), options.http_port)
+            installed = Installed(client)
+            await listen(stack, health.application(elector, loop, watches, installed), options.http_port)
             await receiver.listen(stack)
             log.info("started as %s", self._identity)
             async with asyncio.TaskGroup() as tasks:
@@ -91,9 +93,10 @@ class _Replica:
                 tasks.create_task(receiver.renew())
                 lease = await elector.acquire()
                 tasks.create_task(elector.hold())
+                await record(client, lease, "Normal", "LeaderElection", f"{self._identity} leads")
+                await installed.all()
                 tasks.create_task(loop.run(options.workers))
                 tasks.create_task(watches.run(take_signals))
-                await record(client, lease, "Normal", "LeaderElection", f"{self._identity} leads")
 
     async def _client(self, stack: AsyncExitStack, part: str, fence: Fence | None = None) -> Client:
         # With connections of its own: no part waits for another's, least of all the elector.

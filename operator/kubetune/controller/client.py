@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +95,14 @@ class Client:
             return await self.get(kind, namespace, name)
         except NotFound:
             return None
+
+    async def served(self) -> Set[str]:
+        """Plurals of our kinds that the API server serves."""
+        try:
+            found = await self._call("GET", f"/apis/{API_VERSION}")
+        except NotFound:
+            return set()
+        return {resource["name"] for resource in found["resources"]}
 
     async def list(
         self,

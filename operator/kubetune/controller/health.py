@@ -5,6 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.controller import metrics
 from kubetune.controller.elector import Elector
+from kubetune.controller.installed import Installed
 from kubetune.controller.loop import Loop
 from kubetune.controller.watches import Watches
 
@@ -16,14 +17,14 @@ ELECTOR_SECONDS = 60.0
 """An elector that has tried nothing for so long is stuck."""
 
 
-def application(elector: Elector, loop: Loop, watches: Watches) -> web.Application:
+def application(elector: Elector, loop: Loop, watches: Watches, installed: Installed) -> web.Application:
     """The operator's plain-HTTP endpoints."""
     silent_seconds = max(SILENT_SECONDS, SILENT_RESYNCS * loop.resync_seconds)
 
     async def healthz(_: web.Request) -> web.Response:
         if (silent := elector.silent_seconds()) > ELECTOR_SECONDS:
             return _unwell(f"the Lease has not been looked at for {silent:.0f} s")
-        if not elector.leads:
+        if not elector.leads or installed.missing:
             return web.Response(text="ok\n")
         if (waited := loop.queue.oldest_seconds()) > STUCK_SECONDS:
             return _unwell(f"a resource has been waiting for {waited:.0f} s")
@@ -34,6 +35,8 @@ def application(elector: Elector, loop: Loop, watches: Watches) -> web.Applicati
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
+        if elector.leads and installed.missing:
+            return _unwell(installed.why())
         if elector.leads:
             return web.Response(text="ok\n") if watches.ready.is_set() else _unwell("starting")
         # Progress is received by those that stand by, too.

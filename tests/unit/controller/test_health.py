@@ -15,6 +15,7 @@ from kubetune.controller.health import (
     STUCK_SECONDS,
     application,
 )
+from kubetune.controller.installed import Installed
 
 
 def operator(
@@ -27,6 +28,7 @@ def operator(
     ready: bool = True,
     leads: bool = True,
     has_looked: bool = True,
+    missing: tuple[str, ...] = (),
 ) -> Any:
     """Elector, loop and watches, as old as they say."""
     elector = SimpleNamespace(leads=leads, has_looked=has_looked, silent_seconds=lambda: silent)
@@ -41,7 +43,9 @@ def operator(
     watches = SimpleNamespace(ready=asyncio.Event())
     if ready:
         watches.ready.set()
-    return application(elector, loop, watches)  # type: ignore[arg-type]
+    installed = Installed(None)  # type: ignore[arg-type]
+    installed.missing = missing
+    return application(elector, loop, watches, installed)  # type: ignore[arg-type]
 
 
 async def ask(app: Any, path: str) -> tuple[int, str]:
@@ -94,6 +98,14 @@ async def test_one_that_stands_by_reconciles_nothing_and_is_well():
 )
 async def test_it_is_ready_once_it_watches_or_stands_by(state: dict[str, bool], status: int, said: str):
     assert await ask(operator(**state), "/readyz") == (status, said)
+
+
+async def test_without_its_kinds_it_is_not_ready_but_well():
+    app = operator(ready=False, resync=SILENT_SECONDS + 1, missing=("adaptersets.kubetune.io",))
+    assert await ask(app, "/healthz") == (200, "ok\n")
+    status, text = await ask(app, "/readyz")
+    assert status == 503
+    assert "CustomResourceDefinition adaptersets.kubetune.io is not installed" in text
 
 
 async def test_what_prometheus_is_told():
