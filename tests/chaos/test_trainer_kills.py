@@ -9,12 +9,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kubetune.api.runspec import RunSpec
+from kubetune_trainer import writer
 from tests.trainer.conftest import Process, base, corpus  # noqa: F401 - fixtures
 from tests.trainer.test_resume import RUNS, Undisturbed, newest, undisturbed, weights  # noqa: F401 - a fixture
 
@@ -90,3 +92,49 @@ def test_random_deaths_do_not_show_in_the_weights(
             setattr(total, name, getattr(total, name) + count)
     print(f"\nfigure: {kind}: {vars(total)}")
     assert total.kills + total.stops > 0
+
+
+def freeze(spec: RunSpec, folder: Path, chosen: random.Random, longest: float) -> int:
+    """Trainers come one after another, while those before them are only frozen, and wake at any moment.
+
+    Returns:
+        How many were frozen.
+    """
+    trainers: list[Process] = []
+    frozen: list[Process] = []
+    times = 0
+    for number in range(3):
+        trainers.append(Process(spec, folder / str(number), **{writer.BEAT_VARIABLE: "0.5"}))
+        time.sleep(chosen.uniform(0.2, 0.9) * longest)
+        with suppress(ProcessLookupError):  # It has ended.
+            trainers[-1].signal(signal.SIGSTOP)
+            frozen.append(trainers[-1])
+            times += 1
+        if frozen and chosen.random() < 0.5:
+            frozen.pop(chosen.randrange(len(frozen))).signal(signal.SIGCONT)
+    trainers.append(Process(spec, folder / "last", **{writer.BEAT_VARIABLE: "0.5"}))
+    time.sleep(chosen.uniform(0.2, 0.9) * longest)
+    for process in frozen:
+        process.signal(signal.SIGCONT)
+    ends = [process.end() for process in trainers]
+    assert set(ends) <= {0, 17}, [process.out for process in trainers]
+    assert 0 in ends
+    return times
+
+
+def test_trainers_that_wake_beside_others_do_not_show_in_the_weights(
+    undisturbed: Callable[[str], Undisturbed],  # noqa: F811
+    corpus: Path,  # noqa: F811
+    base: Path,  # noqa: F811
+    tmp_path: Path,
+    thorough: bool,
+) -> None:
+    whole, frozen = undisturbed("lora"), 0
+    for seed in range(8 if thorough else 1):
+        folder = tmp_path / str(seed)
+        spec = RUNS["lora"][0](folder / "out", corpus, base)
+        frozen += freeze(spec, folder, random.Random(f"frozen {seed}"), whole.seconds)
+        assert weights(spec, "lora") == whole.weights, f"seed {seed}"
+        assert [path.name for path in (folder / "out").iterdir()] == ["artifact"]
+    print(f"\nfigure: frozen and woken: {frozen}")
+    assert frozen

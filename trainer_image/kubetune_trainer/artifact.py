@@ -11,7 +11,7 @@ from kubetune.artifacts.digest import digest_of, files_of
 from kubetune.artifacts.manifest import Manifest, ManifestError, ManifestFile, read_manifest, write_manifest
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.files import leads_into, seal, writing
+from kubetune_trainer.files import folder_to_be, leads_into, remove_leftovers, writing
 from kubetune_trainer.log import say
 
 
@@ -45,14 +45,13 @@ def write(
 
     Raises:
         StorageError: the output cannot be written.
+        Superseded: another trainer has it.
     """
     final = Path(spec.output.path) / "artifact"
-    temporary = final.with_name(".artifact.tmp")
-    with writing(final):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        facts = fill(temporary)
-        files = files_of(temporary)
+    remove_leftovers(final.parent, "artifact")
+    with folder_to_be(final) as folder:
+        facts = fill(folder)
+        files = files_of(folder)
         manifest = Manifest(
             format=spec.format,
             digest=digest_of(files),
@@ -64,8 +63,7 @@ def write(
             report=report,
             **facts,
         )
-        write_manifest(temporary, manifest)
-    seal(temporary, final)
+        write_manifest(folder, manifest)
     return status(spec, manifest)
 
 

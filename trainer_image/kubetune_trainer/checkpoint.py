@@ -8,7 +8,6 @@ every step seeds them from (seed, step, rank), and the schedule is a function of
 
 import json
 import re
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from kubetune.artifacts.digest import digest_of, files_of
 from kubetune.artifacts.manifest import Manifest, ManifestError, ManifestFile, read_manifest, write_manifest
 from kubetune_trainer import optimizer as optimizers
 from kubetune_trainer.clock import rfc3339
-from kubetune_trainer.files import seal, writing
+from kubetune_trainer.files import folder_to_be, remove, remove_leftovers
 from kubetune_trainer.log import say
 from kubetune_trainer.optimizer import Named
 
@@ -66,26 +65,22 @@ class Checkpoints:
 
         Raises:
             StorageError: the folder cannot be written.
+            Superseded: another trainer has it.
         """
         final = self._folder / f"step-{state.step}"
-        temporary = self._folder / f".{final.name}.tmp"
-        with writing(final):
-            for stale in (temporary, final):
-                shutil.rmtree(stale, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_file({n: p.detach().contiguous() for n, p in parameters}, temporary / "model.safetensors")
-            save_file(optimizers.state(optimizer, parameters), temporary / "optimizer.safetensors")
+        with folder_to_be(final) as folder:
+            save_file({n: p.detach().contiguous() for n, p in parameters}, folder / "model.safetensors")
+            save_file(optimizers.state(optimizer, parameters), folder / "optimizer.safetensors")
             tensors = {k: v for k, v in state.stream.items() if isinstance(v, torch.Tensor)}
             if tensors:
-                save_file(tensors, temporary / "stream.safetensors")
+                save_file(tensors, folder / "stream.safetensors")
             numbers = {k: v for k, v in state.stream.items() if k not in tensors}
-            (temporary / "state.json").write_text(json.dumps(asdict(replace(state, stream=numbers))))
-            manifest = self._manifest(temporary)
-            write_manifest(temporary, manifest)
-        seal(temporary, final)
+            (folder / "state.json").write_text(json.dumps(asdict(replace(state, stream=numbers))))
+            manifest = self._manifest(folder)
+            write_manifest(folder, manifest)
         self.newest = self._status(state.step, manifest)
         for old in self._steps()[self._spec.checkpoint.keep_last :]:
-            shutil.rmtree(self._folder / f"step-{old}", ignore_errors=True)
+            remove(self._folder / f"step-{old}")
         return self.newest
 
     def load(self, parameters: Named, optimizer: torch.optim.Optimizer) -> State | None:
@@ -104,8 +99,7 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a killed attempt left half-written."""
-        for stale in self._folder.glob(".step-*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
+        remove_leftovers(self._folder, "step-")
 
     def _steps(self) -> list[int]:
         if not self._folder.is_dir():

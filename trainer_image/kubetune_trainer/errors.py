@@ -10,6 +10,7 @@
     ├── NoGpu                1  the pod has a GPU that PyTorch does not see; another node may do better
     ├── PeerLost             1  another process of the run is gone
     ├── StorageError        16  the output cannot be written, or a server fails
+    ├── Superseded          17  another trainer has taken the run's folder over
     └── Terminated         143  asked to stop; the newest checkpoint is on disk
 
 Messages say what to do.
@@ -78,6 +79,12 @@ class StorageError(TrainerError):
     """The output folder failed."""
 
     reason = Reason.STORAGE_ERROR
+
+
+class Superseded(TrainerError):
+    """Another trainer has taken the run's folder over."""
+
+    reason = Reason.SUPERSEDED
 
 
 class Terminated(TrainerError):

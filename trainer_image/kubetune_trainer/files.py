@@ -1,13 +1,49 @@
 """Writing so that a crash leaves the old or the new, never half of something."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from kubetune_trainer.errors import StorageError
+
+_checks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def fenced(check: Callable[[], None]) -> Iterator[None]:
+    """Have `check` called before anything gets or loses its name; what it raises is raised there."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
+def _check_fence() -> None:
+    for check in _checks:
+        check()
+
+
+def _temporary_of(path: Path) -> Path:
+    """Where to write what is to have a name. No other trainer, nor process of this one, writes there."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, as far as that goes: what is left is removed another time."""
+    _check_fence()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove folders that killed trainers left half-filled; `name` is how the finished ones begin."""
+    for stale in folder.glob(f".{name}*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def leads_into(path: Path, root: Path) -> bool:
@@ -24,39 +60,68 @@ def writing(path: Path) -> Iterator[None]:
 
     Raises:
         StorageError: disk full, read-only, no permission, input/output error.
+        Superseded: it failed since another trainer has the place.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): "
-            "check free space and permissions of the output volume"
-        ) from error
+        _check_fence()
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> StorageError:
+    """The error to raise where a place cannot be written."""
+    return StorageError(
+        f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): "
+        "check free space and permissions of the output volume"
+    )
+
+
+@contextmanager
+def folder_to_be(final: Path) -> Iterator[Path]:
+    """A folder to be filled, which gets its name once that is done: all of it or nothing. What had it goes.
+
+    Raises:
+        StorageError: it cannot be written.
+        Superseded: another trainer has the place.
+    """
+    _check_fence()
+    temporary = _temporary_of(final)
+    try:
+        with writing(final):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            _seal(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file atomically and durably, mode 0644."""
-    # Processes of one run may share the folder.
-    temporary = path.with_name(f".{path.name}.{os.environ.get('RANK', 0)}.tmp")
+    _check_fence()
+    temporary = _temporary_of(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.chmod(0o644)
         sync(temporary)
+        _check_fence()
         temporary.replace(path)
         sync(path.parent)
 
 
-def seal(temporary: Path, final: Path) -> None:
+def _seal(temporary: Path, final: Path) -> None:
     """Make a finished folder durable and readable by everybody, then give it its name."""
-    with writing(final):
-        for path in temporary.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            sync(path)
-        temporary.chmod(0o755)
-        sync(temporary)
-        temporary.rename(final)
-        sync(final.parent)
+    for path in temporary.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        sync(path)
+    temporary.chmod(0o755)
+    sync(temporary)
+    remove(final)
+    temporary.rename(final)
+    sync(final.parent)
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,6 @@
 """One run from its spec to its artifact."""
 
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.evaluate import Measured, evaluate, measure
+from kubetune_trainer.files import remove
 from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
@@ -45,6 +45,7 @@ from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.localize import localize
 from kubetune_trainer.warned import warn
+from kubetune_trainer.writer import only_writer
 
 OBJECTIVES: dict[str, ModuleType] = {
     "pretrain": clm,
@@ -79,15 +80,16 @@ def run(spec: RunSpec, outcome: Outcome, stop: Stop) -> None:
         TrainerError: see `errors`.
     """
     artifact.check_output(spec)
-    done = artifact.finished(spec)
-    if done is None:
-        _Run(spec, outcome, stop).run()
-    else:
-        say("artifact", text="an earlier attempt finished this run")
-        outcome.recall(done.report)
-        outcome.artifact = artifact.status(spec, done)
-    # The artifact is there: nothing needs the checkpoints any more.
-    shutil.rmtree(_work(spec), ignore_errors=True)
+    with only_writer(Path(spec.output.path), spec.output.uri, stop):
+        done = artifact.finished(spec)
+        if done is None:
+            _Run(spec, outcome, stop).run()
+        else:
+            say("artifact", text="an earlier attempt finished this run")
+            outcome.recall(done.report)
+            outcome.artifact = artifact.status(spec, done)
+        # The artifact is there: nothing needs the checkpoints any more.
+        remove(_work(spec))
     outcome.progress.update(percentage=100, remaining=0)
 
 

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     CUDA_OUT_OF_MEMORY = "CUDAOutOfMemory"
     BASE_MODEL_MISMATCH = "BaseModelMismatch"
     STORAGE_ERROR = "StorageError"
+    SUPERSEDED = "Superseded"
     TERMINATED = "Terminated"
     INTERNAL_ERROR = "InternalError"
     # Judged by the operator, never by the process itself.
@@ -59,6 +60,7 @@ EXIT_CODES: dict[int, Outcome] = {
     14: Outcome(Reason.CUDA_OUT_OF_MEMORY, retry=False, counted=False),
     15: Outcome(Reason.BASE_MODEL_MISMATCH, retry=False, counted=False),
     16: Outcome(Reason.STORAGE_ERROR, retry=True, counted=True),
+    17: Outcome(Reason.SUPERSEDED, retry=True, counted=True),
     143: Outcome(Reason.TERMINATED, retry=True, counted=False),
 }
 

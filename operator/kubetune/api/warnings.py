@@ -17,6 +17,8 @@ MAX_WARNINGS = 16
 class WarningReason(StrEnum):
     """Why a run warns; one word for programs."""
 
+    FOLDER_IN_USE = "FolderInUse"
+    """Another trainer writes to the run's folder, and this one waits for its end."""
     NOTHING_HELD_OUT = "NothingHeldOut"
     """No example is kept for the evaluation, so nothing is measured."""
     FEW_STEPS = "FewSteps"
