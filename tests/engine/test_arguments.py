@@ -13,7 +13,7 @@ RESERVED = {
     "--api-key", "--config", "--enable-lora", "--host", "--lora-modules", "--max-lora-rank", "--max-loras",
     "--model", "--no-enable-lora", "--no-trust-remote-code", "--port", "--root-path", "--served-model-name",
     "--ssl-ca-certs", "--ssl-cert-reqs", "--ssl-certfile", "--ssl-ciphers", "--ssl-keyfile",
-    "--trust-remote-code", "--uds",
+    "--trust-remote-code", "--trust-request-chat-template", "--no-trust-request-chat-template", "--uds",
 }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import Pod
+from tests.engine.conftest import ORACLE_FIELDS, Pod
+from tests.fixtures.adapters import entry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -75,7 +76,7 @@ async def test_what_is_wrong_never_reaches_the_engine(pod: Pod, tmp_path: Path):
     assert pod.engine.models() == ["base", good.loaded_name]
     log = pod.engine.log.read_text()
     assert not [a.loaded_name for a in wrong.values() if a.loaded_name in log]
-    assert (await pod.client.complete("digest"))[0] == 503
+    assert (await pod.client.complete("digest"))[0] == 404
     await pod.client.until_ready()
 
 
@@ -98,6 +99,31 @@ async def test_chat_with_a_stream(pod: Pod):
         lines = [line[6:].strip() async for line in response.content if line.startswith(b"data: ")]
     assert lines[-1] == b"[DONE]"
     assert {json.loads(line)["model"] for line in lines[:-1]} == {"one"}
+
+
+async def test_chats_are_written_in_the_template_that_an_adapter_brings(pod: Pod, tmp_path: Path):
+    folder = tmp_path / "volume" / "speaks"
+    shutil.copytree(pod.models / "one-v1", folder)
+    template = "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}|{{ m['content'] }}>{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<pad>"}))
+    await pod.serve(entry("speaks", folder, root=tmp_path), pod.adapter("one", "one-v1"))
+    messages = [{"role": "user", "content": "What is a list?"}]
+    bases = "user: What is a list?\n"  # in the base's template
+    for model, prompt in (
+        ("speaks", "<pad><user|What is a list?>"), ("one", bases), ("base", bases),
+    ):  # fmt: skip
+        body = {"model": model, "messages": messages, "temperature": 0, "logprobs": True, **ORACLE_FIELDS}
+        async with pod.client.session.post(f"{pod.client.api}/v1/chat/completions", json=body) as response:
+            chat = await response.json()
+        status, plain = await pod.client.complete(model, prompt, add_special_tokens=False, **ORACLE_FIELDS)
+        assert (response.status, status) == (200, 200), (chat, plain)
+        assert chat["prompt_token_ids"] == plain["choices"][0]["prompt_token_ids"]
+        assert chat["choices"][0]["token_ids"] == plain["choices"][0]["token_ids"]
+    body["chat_template"] = template
+    async with pod.client.session.post(f"{pod.client.api}/v1/chat/completions", json=body) as response:
+        assert response.status == 400
+        assert "chat_template is not accepted" in (await response.json())["error"]["message"]
 
 
 async def goes_away(pod: Pod) -> bool:

@@ -13,12 +13,14 @@ from kubetune.api.pod import PodTemplate, claims_are_there
 from kubetune.api.resources import ResourceRequirements
 from kubetune.api.source import Digest, JobName, ModelSource, ObjectName, PvcUri
 
+_PART = "[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?"
 ServedName = Annotated[
     str,
-    Field(min_length=1, max_length=63),
+    Field(min_length=1, max_length=96),
     matches(
-        "[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?",
-        "must be letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        f"{_PART}([/:]{_PART})*",
+        "must be letters, digits, '-', '_' and '.', with '/' or ':' between parts; each part begins and ends "
+        "with a letter or digit",
     ),
 ]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
@@ -29,7 +31,8 @@ ENGINE_LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
 _RESERVED_ARGS = [
     "--api-key", "--config", "--enable-lora", "--host", "--lora-modules", "--max-lora-rank", "--max-loras",
     "--model", "--no-enable-lora", "--no-trust-remote-code", "--port", "--root-path", "--served-model-name",
-    "--ssl-", "--trust-remote-code", "--uds",
+    "--ssl-", "--trust-remote-code", "--trust-request-chat-template", "--no-trust-request-chat-template",
+    "--uds",
 ]  # fmt: skip
 _RESERVED_PREFIX = "--ssl-"
 
@@ -47,7 +50,8 @@ _UNRESERVED_ARGS = Check(
     f" && !(f.startsWith('--') && {_RESERVED_ARGS}.exists(r, r.startsWith(f))))",
     "remove what kubetune sets (--model, --host, --port, --served-model-name, --enable-lora; --max-loras and "
     "--max-lora-rank by the fields maxLoras and maxLoraRank), what it does not offer (--api-key, "
-    "--config, --lora-modules, --root-path, --ssl-*, --uds, --trust-remote-code), and abbreviations of these",
+    "--config, --lora-modules, --root-path, --ssl-*, --uds, --trust-remote-code, "
+    "--trust-request-chat-template), and abbreviations of these",
     lambda args: all(_unreserved(a) for a in args),
 )
 _VALUE_OF_ITS_OWN = re.compile("-[^=]*[.][^=]*")

@@ -100,6 +100,7 @@ def engine_args(
         f"--model={base_path}",
         f"--served-model-name={base_name}",
         "--enable-lora",
+        "--trust-request-chat-template",  # adapters' templates; the gateway refuses those of clients
         f"--max-loras={limits.max_loras}",
         f"--max-lora-rank={limits.max_lora_rank}",
     ]

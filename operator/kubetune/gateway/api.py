@@ -2,22 +2,24 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from kubetune.gateway.chat import refuse_template
 from kubetune.gateway.engine import Engine, EngineDown, EngineSlow
-from kubetune.gateway.errors import ApiError, BadRequest, NotHere, TooLarge, Unavailable, error_body
+from kubetune.gateway.errors import ApiError, BadRequest, NotHere, Unavailable, in_openai_form
 from kubetune.gateway.fleet import Fleet
+from kubetune.gateway.http import expect, read_body
 from kubetune.gateway.inflight import InFlight
 from kubetune.gateway.metrics import Metrics
-from kubetune.gateway.sse import EventRewriter, event_bytes
+from kubetune.gateway.rename import Renamer, event_bytes
 from kubetune.gateway.versions import Version
 
-ENDPOINTS = ("/v1/completions", "/v1/chat/completions")
+CHAT = "/v1/chat/completions"
+ENDPOINTS = ("/v1/completions", CHAT)
 DIGEST_HEADER = "X-Kubetune-Adapter-Digest"
 """On answers of an adapter: the version that made it."""
 _PASSED_ON = ("Accept", "X-Request-Id", "traceparent", "tracestate")
@@ -46,7 +48,7 @@ class Api:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{model:.+}", self.model)
         for path in ENDPOINTS:
-            app.router.add_post(path, self.generate)
+            app.router.add_post(path, self.generate, expect_handler=expect)
         return app
 
     async def models(self, _: web.Request) -> web.Response:
@@ -62,7 +64,7 @@ class Api:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """POST: pass a request on to the version that the alias points at, and its answer back."""
-        body = await _json_object(request)
+        body = _json_object(await read_body(request, max_bytes=request.client_max_size))
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest("You must provide a model parameter.")
@@ -87,35 +89,40 @@ class Api:
         """The answer, and the code that it counts as."""
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["Content-Type"] = "application/json"
-        content = json.dumps({**body, "model": version.engine_name}).encode()
+        body["model"] = version.engine_name
+        if request.path == CHAT:
+            refuse_template(body)
+            if version.chat_template:
+                version.chat_template.put_into(body)
         try:
-            async with await self._engine.ask(request.path, content, headers) as upstream:
+            async with await self._engine.ask(request.path, json.dumps(body).encode(), headers) as upstream:
                 if upstream.content_type == "text/event-stream":
                     return await self._stream(request, version, upstream, started)
                 try:
                     answer = await upstream.read()
                 except aiohttp.ClientError as error:
-                    raise EngineSlow(f"the connection broke: {error}") from error
+                    raise EngineSlow(str(error)) from error
                 self._engine.heard()
                 return self._whole(version, upstream.status, answer, upstream.content_type)
         except (EngineDown, EngineSlow) as error:
             self._fleet.suspect_engine()
-            raise Unavailable(f"The engine went away: {error}. Try again.") from error
+            raise Unavailable(_broke(error)) from error
 
     def _whole(
         self, version: Version, status: int, content: bytes, content_type: str
     ) -> tuple[web.Response, str]:
-        if status == 404:
+        if status == 404 and version.engine_name.encode() in content:
             self._fleet.suspect_engine()  # it does not know what it was given: it has restarted
             raise Unavailable(f"The engine is loading `{version.alias}` again. Try again.")
         if status >= 500:
             self._fleet.suspect_engine()
-        if content_type == "application/json":
-            answer = json.loads(content)
-            _rename(answer, version)
-            content = json.dumps(answer).encode()
+        content = Renamer(version.engine_name, version.alias).whole(content)
+        if status >= 400:
+            content = in_openai_form(content, status)
+        elif content_type != "application/json":
+            content = in_openai_form(content, status := 502)
         response = web.Response(
-            status=status, body=content, content_type=content_type, headers=_headers(version)
+            status=status, body=content, content_type="application/json", headers=_headers(version)
         )
         return response, str(status)
 
@@ -125,47 +132,31 @@ class Api:
         response = web.StreamResponse(status=upstream.status, headers=_headers(version))
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-cache"
-        code, first = str(upstream.status), True
+        first = True
+        events = Renamer(version.engine_name, version.alias)
         try:
             await response.prepare(request)
-            async for ready in self._events(version, upstream):
-                await response.write(ready)
-                if first:
-                    self._metrics.first_chunk_seconds.labels(version.alias, request.path).observe(
-                        time.monotonic() - started
-                    )
-                first = False
-            await response.write_eof()
-        except EngineSlow as error:
-            # Too late for a status: tell it as OpenAI's servers do, by an event.
-            self._fleet.suspect_engine()
-            code = "503"
-            broken = error_body(
-                f"The engine went away: {error}. Try again.", type="server_error", code="unavailable"
-            )
-            with suppress(ConnectionResetError):
-                await response.write(event_bytes(broken))
-        except ConnectionResetError:
-            code = _CLIENT_GONE
-        return response, code
-
-    async def _events(self, version: Version, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """The engine's events as they come, under the alias.
-
-        Raises:
-            EngineSlow: the connection broke.
-        """
-        events = EventRewriter(lambda event: _rename(event, version))
-        try:
-            async for piece in upstream.content.iter_any():
+            while True:
+                try:
+                    piece = await upstream.content.readany()
+                except aiohttp.ClientError as error:
+                    # Too late for a status: tell it as OpenAI's servers do, by an event.
+                    self._fleet.suspect_engine()
+                    await response.write(events.flush() + event_bytes(Unavailable(_broke(error)).body))
+                    return response, "503"
                 self._engine.heard()
-                if ready := events.feed(piece):
-                    yield ready
-        except aiohttp.ClientError as error:
-            yield events.flush()
-            raise EngineSlow(f"the connection broke: {error}") from error
-        if rest := events.flush():
-            yield rest
+                ready = events.feed(piece) if piece else events.flush()
+                if ready:
+                    await response.write(ready)
+                    if first:
+                        waited = time.monotonic() - started
+                        self._metrics.first_chunk_seconds.labels(version.alias, request.path).observe(waited)
+                    first = False
+                if not piece:
+                    await response.write_eof()
+                    return response, str(upstream.status)
+        except ConnectionResetError:
+            return response, _CLIENT_GONE
 
     def _entry(self, version: Version) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -190,8 +181,6 @@ class Api:
                 return await handler(request)
         except ApiError as error:
             return error.response()
-        except web.HTTPRequestEntityTooLarge as error:
-            return TooLarge(f"The request is too large: {error.text}").response()
         except web.HTTPException:
             return NotHere(f"Unknown request URL: {request.method} {request.path}").response()
 
@@ -200,22 +189,15 @@ def _headers(version: Version) -> dict[str, str]:
     return {DIGEST_HEADER: version.digest} if version.digest else {}
 
 
-def _rename(answer: Any, version: Version) -> None:
-    """Put the alias in the place of the engine's name."""
-    if not isinstance(answer, dict):
-        return
-    if answer.get("model") == version.engine_name:
-        answer["model"] = version.alias
-    error = answer.get("error")
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
-        error["message"] = error["message"].replace(version.engine_name, version.alias)
+def _broke(error: Exception) -> str:
+    return f"The engine went away: {error or type(error).__name__}. Try again."
 
 
-async def _json_object(request: web.Request) -> dict[str, Any]:
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(await request.read())
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON: {error}") from error
-    if not isinstance(body, dict):
+    if not isinstance(found, dict):
         raise BadRequest("The body must be a JSON object.")
-    return body
+    return found

@@ -3,11 +3,17 @@
 ApiError
  +- BadRequest (400)
  +- UnknownModel (404)
+ +- NotServed (404: the model is known, and its adapter refused for good)
  +- NotHere (404: no such path or method)
  +- TooLarge (413)
+ +- Undecodable (415)
+ +- Internal (500)
  +- Unavailable (503, with Retry-After)
+
+OpenAI's clients wait and try again after 408, 409, 429 and all from 500 on, and after no other.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -54,6 +60,15 @@ class UnknownModel(ApiError):
         super().__init__(f"The model `{model}` does not exist. Available: {', '.join(available) or 'none'}.")
 
 
+class NotServed(ApiError):
+    """The model is not served, and waiting does not help."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "adapter_refused"
+    param = "model"
+
+
 class NotHere(ApiError):
     """No such path, or not with this method."""
 
@@ -70,6 +85,21 @@ class TooLarge(ApiError):
     code = "request_too_large"
 
 
+class Undecodable(ApiError):
+    """The body has an unknown encoding."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_encoding"
+
+
+class Internal(ApiError):
+    """A fault of the gateway; its log says more."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway failed. Its log says why.")
+
+
 class Unavailable(ApiError):
     """Cannot be answered now; the same request may succeed later."""
 
@@ -83,3 +113,15 @@ def error_body(
 ) -> dict[str, Any]:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def in_openai_form(content: bytes, status: int) -> bytes:
+    """An engine's error, in OpenAI's form: as it is, or its text as the message."""
+    try:
+        if isinstance(json.loads(content)["error"]["message"], str):
+            return content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    told = content[:2000].decode(errors="replace").strip() or f"HTTP {status}"
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return json.dumps(error_body(told, type=kind, code="engine_error")).encode()

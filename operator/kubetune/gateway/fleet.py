@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kubetune.api.table import GatewayState, Table
 from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow, Model
-from kubetune.gateway.errors import Unavailable, UnknownModel
+from kubetune.gateway.errors import NotServed, Unavailable, UnknownModel
 from kubetune.gateway.loader import Loader
 from kubetune.gateway.options import Options
 from kubetune.gateway.prepare import remove, set_aside, unfinished
@@ -39,6 +39,7 @@ class Fleet:
 
         Raises:
             UnknownModel: the table has no such name.
+            NotServed: its adapter was refused for good.
             Unavailable: it does, but nothing answers for it now.
         """
         if self._table is None or self._base is None:
@@ -50,6 +51,8 @@ class Fleet:
             raise Unavailable(f"The model `{model}` is not available now: {self._loader.watch.why_down}.")
         if slot is None:
             return self._base
+        if slot.refused_for_good:
+            raise NotServed(f"The adapter `{model}` is not served: {slot.why_not}.")
         if slot.serving is None:
             raise Unavailable(f"The adapter `{model}` is not loaded: {slot.why_not}.")
         return slot.serving
@@ -160,6 +163,7 @@ class Fleet:
         while slot.wanted:  # it may be wanted again at the moment when it ends
             await slot.run()
         del self._slots[slot.name]
+        self._loader.metrics.forget(slot.name)
 
     def _engine_changed(self) -> None:
         self._loader.loaded_digests.clear()

@@ -67,3 +67,8 @@ class Metrics:
         self.engine_restarts = Gauge(
             "kubetune_gateway_engine_restarts", "How often the engine was lost.", registry=self.registry
         )
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model that is no longer served; its last request has ended."""
+        for metric in (self.requests, self.seconds, self.first_chunk_seconds, self.in_flight):
+            metric.remove_by_labels({"model": model})

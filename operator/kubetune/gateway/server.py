@@ -10,6 +10,7 @@ from kubetune.gateway.admin import Admin
 from kubetune.gateway.api import Api
 from kubetune.gateway.engine import Engine
 from kubetune.gateway.fleet import Fleet
+from kubetune.gateway.http import Runner
 from kubetune.gateway.loader import Loader
 from kubetune.gateway.metrics import Metrics
 from kubetune.gateway.options import Options
@@ -43,9 +44,7 @@ async def _listen(
     options: Options, api: Api, admin: Admin, stop: asyncio.Event, follower: "asyncio.Task[None]"
 ) -> None:
     # A handler is cancelled when its client goes: the engine sees its connection closed and stops generating.
-    api_runner = web.AppRunner(
-        api.application(max_body_bytes=options.max_body_bytes), handler_cancellation=True, access_log=None
-    )
+    api_runner = Runner(api.application(max_body_bytes=options.max_body_bytes))
     admin_runner = web.AppRunner(admin.application(), access_log=None)
     await api_runner.setup()
     await admin_runner.setup()

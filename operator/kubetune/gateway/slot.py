@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kubetune.api.table import AdapterPhase, AdapterReason, AdapterState, TableAdapter
+from kubetune.gateway.chat import chat_template
 from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow
 from kubetune.gateway.fetch import fingerprint
 from kubetune.gateway.loader import Loader
@@ -122,6 +123,11 @@ class Slot:
         )
 
     @property
+    def refused_for_good(self) -> bool:
+        """Whether clients wait in vain: nothing answers, and what is desired was refused for good."""
+        return self.serving is None and self._refusal is not None and not self._refusal.reason.may_pass
+
+    @property
     def why_not(self) -> str:
         """For a client whose request cannot be served."""
         return f"{self._refusal.reason}: {self._refusal}" if self._refusal else "it is being loaded"
@@ -195,7 +201,8 @@ class Slot:
                 self._busy_names.discard(adapter.loaded_name)
             if self._loader.watch.epoch != epoch:
                 raise EngineDown("the engine restarted while it loaded an adapter")
-            version = Version(self.name, adapter.loaded_name, adapter, path)
+            template = await asyncio.to_thread(chat_template, path, limits.base_path)
+            version = Version(self.name, adapter.loaded_name, adapter, path, template)
             self._loaded[adapter.digest] = version
             _log.info("loaded %s", adapter.loaded_name)
             return version

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubetune.api.table import TableAdapter
+from kubetune.gateway.chat import ChatTemplate
 from kubetune.gateway.inflight import InFlight
 
 
@@ -19,6 +20,8 @@ class Version:
     """None for the base."""
     path: Path | None = None
     """The verified copy; None for the base."""
+    chat_template: ChatTemplate | None = None
+    """What chats are written in; None: the base's."""
     requests: InFlight = field(default_factory=InFlight)
     """It is not unloaded while there are any."""
     retiring: bool = False

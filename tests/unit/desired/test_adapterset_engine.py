@@ -71,8 +71,8 @@ def test_our_arguments_come_after_the_users():
     args = engine_args(engine, RUNNING, base_name="base", base_path="/mnt/pvc/models/base")
     assert args == [
         "--enforce-eager", "--max-model-len=256", "--host=127.0.0.1", "--port=8100",
-        "--model=/mnt/pvc/models/base", "--served-model-name=base", "--enable-lora", "--max-loras=2",
-        "--max-lora-rank=32",
+        "--model=/mnt/pvc/models/base", "--served-model-name=base", "--enable-lora",
+        "--trust-request-chat-template", "--max-loras=2", "--max-lora-rank=32",
     ]  # fmt: skip
 
 

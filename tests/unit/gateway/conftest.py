@@ -59,8 +59,9 @@ class Bench:
         raise AssertionError("the gateway does not listen")
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+@contextlib.asynccontextmanager
+async def running_bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A gateway and a double of its engine, in the running loop."""
     (tmp_path / "volume").mkdir()
     base = write_base(tmp_path / "volume" / "base")
     engine = EngineDouble(free_port())
@@ -79,3 +80,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield bench
         await bench.stop()
     await engine.kill()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with running_bench(tmp_path) as bench:
+        yield bench

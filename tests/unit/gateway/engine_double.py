@@ -31,6 +31,8 @@ class EngineDouble:
         """Paths whose next requests find their connection closed, unanswered."""
         self.after_chunk = lambda: None
         """Called when a chunk is on its way."""
+        self.bodies: list[dict] = []
+        """What was asked to be answered."""
         self.connections: set[object] = set()
         """By which requests for answers came, all of them."""
         self._runner: web.AppRunner | None = None
@@ -110,6 +112,7 @@ class EngineDouble:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.connections.add(request.protocol)
+        self.bodies.append(body)
         model = body["model"]
         if self.fail_generation:
             return _error(500, f"EngineCore encountered an issue with {model}")

@@ -3,8 +3,10 @@
 import asyncio
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from yarl import URL
 
 from kubetune.api.table import TableAdapter
 from tests.fixtures.adapters import entry, write_adapter
@@ -155,8 +157,13 @@ async def test_a_version_that_is_mended_recovers_by_itself(bench: Bench):
     config.write_text("{}")
     bench.mount.write(new)
     await bench.client.until_adapter("a", lambda a: a.reason == "DigestMismatch")
-    status, answer = await bench.client.complete("a")
-    assert status == 503
+    async with bench.client.session.post(
+        f"{bench.client.api}/v1/completions", json={"model": "a", "prompt": "x"}
+    ) as response:
+        answer = await response.json()
+        # Clients wait and try again after a 503.
+        assert (response.status, response.headers.get("Retry-After")) == (404, None)
+    assert (answer["error"]["code"], answer["error"]["param"]) == ("adapter_refused", "model")
     assert "DigestMismatch" in answer["error"]["message"]
     config.write_text(good)
     await bench.client.until_loaded(new)
@@ -198,6 +205,52 @@ async def test_a_refusal_of_the_engine_is_its_last_word(bench: Bench, status: in
     await bench.client.until(lambda s: not s.engine_ready)
     await bench.engine.start()
     await bench.client.until_loaded(one)  # another process is asked anew
+
+
+async def test_what_may_pass_is_worth_waiting_for(bench: Bench):
+    one = bench.adapter("one")
+    bench.engine.fail_loads = 1000
+    bench.mount.write(one)
+    await bench.client.until_ready()  # after three tries
+    assert (await bench.client.complete("one"))[0] == 503
+
+
+async def test_the_series_of_a_model_go_with_it(bench: Bench):
+    one, two = bench.adapter("one"), bench.adapter("two")
+    await served(bench, one, two)
+    for name in ("one", "two"):
+        await bench.client.complete(name)
+        await bench.client.stream(name)
+    assert 'model="one"' in await bench.client.metrics()
+    bench.mount.write(two)
+    await until(lambda: set(bench.engine.adapters) == {two.loaded_name})
+    async with asyncio.timeout(5):
+        while 'model="one"' in await bench.client.metrics():
+            await asyncio.sleep(0.01)
+    assert 'model="two"' in await bench.client.metrics()
+    await bench.client.complete("one")
+    assert 'code="404",endpoint="/v1/completions",model="unknown"' in await bench.client.metrics()
+    assert 'model="one"' not in await bench.client.metrics()
+
+
+@pytest.mark.parametrize("name", ["org/llama:v1.2", "a/b/c", "x:y", "a%2Fb"])
+async def test_names_as_hubs_write_them(bench: Bench, name: str):
+    folder = write_adapter(bench.folder / "volume" / "plain")
+    one = entry(name, folder, root=bench.folder / "volume")
+    await served(bench, one)
+    assert await bench.client.models() == ["base", name]
+    status, answer = await bench.client.complete(name)
+    assert (status, answer["model"]) == (200, name)
+    assert {e["model"] for e in await bench.client.stream(name)} == {name}
+    for written in (name.replace("%", "%25"), quote(name, safe="")):
+        async with bench.client.session.get(
+            URL(f"{bench.client.api}/v1/models/{written}", encoded=True)
+        ) as r:
+            assert (await r.json())["id"] == name
+    [path] = [Path(p) for p in bench.engine.adapters.values()]
+    assert path.parent == bench.folder / "cache"
+    bench.mount.write()
+    await until(lambda: cached(bench) == set())
 
 
 async def test_one_bad_adapter_does_not_hold_up_the_others(bench: Bench):

@@ -1,0 +1,112 @@
+"""The chat template that an adapter was trained with, and brings along.
+
+The engine renders chats in the base's template. What an adapter brings is sent along with each of its chats
+(the engine is started with --trust-request-chat-template, and only the gateway reaches it); clients' own
+templates are refused.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.table import AdapterReason
+from kubetune.gateway.errors import BadRequest
+from kubetune.gateway.refused import Refused
+
+_TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+_DEFAULT, _WITH_TOOLS = "default", "tool_use"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How an adapter's chats are written, where that is not how the base's are."""
+
+    texts: dict[str, str]
+    """Jinja by name: `default`, and what else the tokenizer names."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Special tokens that the template writes and the base's tokenizer has not, or as others."""
+
+    def put_into(self, body: dict[str, Any]) -> None:
+        """Have the engine render a chat in it."""
+        name = _WITH_TOOLS if body.get("tools") and _WITH_TOOLS in self.texts else _DEFAULT
+        body["chat_template"] = self.texts[name]
+        if self.tokens:
+            theirs = body.get("chat_template_kwargs")
+            body["chat_template_kwargs"] = self.tokens | (theirs if isinstance(theirs, dict) else {})
+
+
+def refuse_template(body: dict[str, Any]) -> None:
+    """Clients do not choose the template.
+
+    Raises:
+        BadRequest: this one does.
+    """
+    more = body.get("chat_template_kwargs")
+    if body.get("chat_template") is not None or (
+        isinstance(more, dict) and more.get("chat_template") is not None
+    ):
+        raise BadRequest("chat_template is not accepted in requests: a model's chats are written in its own.")
+
+
+def chat_template(adapter: Path, base: Path) -> ChatTemplate | None:
+    """What an adapter's folder brings along; None where its chats are written as the base's are.
+
+    Raises:
+        Refused: it cannot be read.
+    """
+    config, of_base = _config(adapter), _config(base, strict=False)
+    texts = _texts(adapter, config)
+    if _DEFAULT not in texts:
+        return None
+    tokens = {
+        name: token
+        for name in _SPECIAL
+        if (token := _token(config, name))
+        and token != _token(of_base, name)
+        and name in "".join(texts.values())
+    }
+    if not tokens and texts == _texts(base, of_base):
+        return None
+    return ChatTemplate(texts, tokens)
+
+
+def _texts(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Templates by name, in the two places where transformers writes them."""
+    if (folder / _TEMPLATE).is_file():
+        try:
+            return {_DEFAULT: (folder / _TEMPLATE).read_text(encoding="utf-8")}
+        except UnicodeDecodeError as error:
+            raise _unreadable(_TEMPLATE, error) from error
+    found = config.get("chat_template")
+    if isinstance(found, str):
+        return {_DEFAULT: found}
+    entries = found if isinstance(found, list) else []
+    return {
+        str(entry["name"]): str(entry["template"])
+        for entry in entries
+        if isinstance(entry, dict) and {"name", "template"} <= entry.keys()
+    }
+
+
+def _config(folder: Path, *, strict: bool = True) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / _TOKENIZER).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise _unreadable(_TOKENIZER, error) from error
+        return {}  # the engine says what is wrong with the base
+    return config if isinstance(config, dict) else {}
+
+
+def _token(config: dict[str, Any], name: str) -> str | None:
+    token = config.get(name)
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _unreadable(name: str, error: Exception) -> Refused:
+    return Refused(AdapterReason.UNSUPPORTED, f"{name} cannot be read: {error}. Remove or restore it")
