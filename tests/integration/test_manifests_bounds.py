@@ -125,11 +125,11 @@ LARGEST: dict[str, Any] = {
         "compute": COMPUTE,
     },
     "AdapterSet": {
-        "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST, "name": "b" * 63},
+        "baseModel": {"jobRef": None, "uri": URI, "digest": DIGEST, "name": "b" * 96},
         "engine": {"args": ["-" + "-" * 1023] * 64, "resources": RESOURCES, "podTemplate": SMALLER},
         "adapters": [
             {
-                "name": name(n),
+                "name": name(n, 96),
                 "digest": DIGEST,
                 "source": {"uri": URI}
                 if n % 2
