@@ -122,7 +122,7 @@ def prepare(folder: Path, data: list[dict[str, Any]]) -> int:
     """Write model, tokenizer and data. Returns the tokens of all examples."""
     import torch
 
-    from kubetune_trainer.data.tokenizer import train
+    from kubetune_trainer.data.tokenizer_training import train
     from kubetune_trainer.model.making import create
 
     turns = [r["prompt"] + r["completion"] for r in data]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import main, termination
-from kubetune_trainer.data.tokenizer import train
+from kubetune_trainer.data.tokenizer_training import train
 from tests.fixtures.runs import (
     encoder,
     labelled,

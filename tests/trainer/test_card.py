@@ -14,7 +14,7 @@ from kubetune.api.data import Evaluation
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune_trainer import report
 from kubetune_trainer.data.formats import Message, Prompt
-from kubetune_trainer.data.tokenizer import CHAT_TEMPLATE
+from kubetune_trainer.data.tokenizer_training import CHAT_TEMPLATE
 from kubetune_trainer.rewards.model import load
 from tests.trainer.conftest import Ended, Run
 from tests.trainer.test_resume import KINDS, OTHER_METHODS, by, classification

@@ -53,7 +53,16 @@ def answers(
     tokens = [prompt_tokens(text, special, tokenizer)[-(context - limit) :] for text, special in prompts]
     greedy = GenerationConfig(max_new_tokens=limit, do_sample=False)
     said = continuations(model, tokenizer, tokens, greedy, stop)
-    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+    return [text.strip() for text in written(said, tokenizer)]
+
+
+def written(said: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Answers as text, as an engine writes it: without what some tokenizers' settings tidy up ("a ." to
+    "a.")."""
+    texts: list[str] = tokenizer.batch_decode(
+        said, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return texts
 
 
 def continuations(

@@ -29,6 +29,8 @@ class WarningReason(StrEnum):
     """The data are not those of the checkpoint that the run goes on from."""
     CHAT_TEMPLATE_ADDED = "ChatTemplateAdded"
     """The base has no chat template, so conversations are written in kubetune's own."""
+    TOKENIZER_CLASS_DIFFERS = "TokenizerClassDiffers"
+    """transformers reads the base's tokenizer otherwise than its tokenizer.json says, which is used."""
     EXAMPLES_DROPPED = "ExamplesDropped"
     """Examples are not trained on."""
     ALSO_IN_EVALUATION = "AlsoInEvaluation"

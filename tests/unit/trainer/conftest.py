@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune_trainer import runtime
-from kubetune_trainer.data.tokenizer import train
+from kubetune_trainer.data.tokenizer_training import train
 from kubetune_trainer.model.making import create
 from tests.fixtures.runs import TINY_LLAMA, sentences
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.corpus import Corpus, read_corpus
-from kubetune_trainer.data.tokenizer import END, PAD
+from kubetune_trainer.data.tokenizer_training import END, PAD
 from kubetune_trainer.signals import Stop
 from tests.fixtures.runs import pretrain_spec, sentences, source, write_jsonl
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kubetune_trainer.data.masking import MaskedStream, Masker
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import MixtureStream
-from kubetune_trainer.data.tokenizer import train
+from kubetune_trainer.data.tokenizer_training import train
 from tests.fixtures.runs import numbered, sentences
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from kubetune_trainer.data.tokenizer import END, PAD, load, save_template, train, vocabulary
+from kubetune_trainer.data.tokenizer import load, save_template, vocabulary
+from kubetune_trainer.data.tokenizer_training import END, PAD, train
 from kubetune_trainer.errors import InvalidSpec
 from tests.fixtures.runs import sentences
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
+from kubetune_trainer.data import tokenizer_training
 from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
 from kubetune_trainer.data.formats import Text
 from kubetune_trainer.data.holdout import kept_out
@@ -163,10 +164,12 @@ def _tokenizer(
         return tokenizers.load_masked(base) if spec.stage == "mlm" else tokenizers.load(base)
     kept = work / "tokenizer.json"
     if kept.exists():
-        return tokenizers.wrap(Tokenizer.from_file(str(kept)))
+        return tokenizer_training.wrap(Tokenizer.from_file(str(kept)))
     say("tokenizer", text=f"training on {sum(characters):,} characters")
     texts = _in_proportion(sources, characters, stop)
-    trained = tokenizers.train(texts, spec.tokenizer.vocab_size, masked=spec.stage == "mlm")
+    trained = tokenizer_training.train(
+        texts, spec.tokenizer.vocab_size, masked=spec.stage == "mlm", config=spec.model.config
+    )
     replace_file(kept, trained.backend_tokenizer.to_str().encode())
     return trained
 
@@ -174,7 +177,7 @@ def _tokenizer(
 def _in_proportion(sources: list[RunSource], characters: list[int], stop: Stop) -> Iterator[str]:
     """Documents so often that each source's characters have its weight's share: repeated where it is small,
     thinned out (by content hash, so evenly) where it is large."""
-    budget = min(sum(characters), tokenizers.CORPUS_CHARACTERS)
+    budget = min(sum(characters), tokenizer_training.CORPUS_CHARACTERS)
     total = sum(s.weight for s in sources)
     for source, size in zip(sources, characters, strict=True):
         times = source.weight / total * budget / max(size, 1)

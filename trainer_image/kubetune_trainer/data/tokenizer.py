@@ -1,92 +1,27 @@
-"""A byte-level BPE tokenizer trained on the corpus, and the plain-text chat template that goes with it; or
-the tokenizer of a base model."""
+"""The tokenizer of a base model."""
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from kubetune.api.warnings import WarningReason
 from kubetune_trainer import model_files
+from kubetune_trainer.data import faithful
+from kubetune_trainer.data.tokenizer_training import CHAT_TEMPLATE
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.warned import warn
 
-END = "<|endoftext|>"
-"""Ends every document in pretraining, so it is a trained token, and every answer afterwards. There is no
-token for the beginning: a prompt starts at position 0 in training as in serving."""
-PAD = "<|pad|>"
-"""Never trained on and never seen by attention."""
-MASKED = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-"""Special tokens of a masked language model, ids 0 to 3: BERT's, but [UNK], which bytes make needless."""
 PROBE = "A text: the 1st, \u00e9 \u6f22 \U0001f642\n"
 """Encoded at once, since a tokenizer may be loaded and fail at any text."""
 MOST_TOKENS = 100
 """Of a character; its bytes are 4 at most. More would fill the memory once the data are read."""
 TEMPLATE = "chat_template.jinja"
 FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
-CORPUS_CHARACTERS = 100_000_000
-"""As much text as a tokenizer is trained on; more changes little and takes long."""
-
-# Plain text only: a base model has seen such words, while new special tokens would be untrained. Every turn's
-# text is a prefix of the next one's, so the assistant's tokens are known exactly.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{{- message['content'] + '\\n\\n' -}}
-{%- elif message['role'] == 'user' -%}
-{{- '### Instruction:\\n' + message['content'] + '\\n\\n' -}}
-{%- elif message['role'] == 'assistant' -%}
-{{- '### Response:\\n' + message['content'] + eos_token -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '### Response:\\n' -}}
-{%- endif -%}
-"""
-
-
-def train(texts: Iterator[str], vocabulary: int, *, masked: bool = False) -> PreTrainedTokenizerBase:
-    """Train on texts. The same texts give the same tokenizer.
-
-    Args:
-        texts: the corpus, in the proportions wanted.
-        vocabulary: number of tokens at most, special ones and 256 bytes included; a small corpus gives fewer.
-        masked: for a masked language model instead of a causal one.
-    """
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=list(MASKED.values()) if masked else [END, PAD],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return wrap(bpe)
-
-
-def wrap(bpe: Tokenizer) -> PreTrainedTokenizerBase:
-    """A trained tokenizer as transformers and vLLM know it."""
-    if bpe.token_to_id(END) is None:
-        first, last = MASKED["cls_token"], MASKED["sep_token"]
-        bpe.post_processor = processors.TemplateProcessing(
-            single=f"{first} $A {last}",
-            pair=f"{first} $A {last} $B {last}",
-            special_tokens=[(token, bpe.token_to_id(token)) for token in (first, last)],
-        )
-        return PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **MASKED)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )  # fmt: skip
 
 
 def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreTrainedTokenizerBase:
@@ -101,15 +36,7 @@ def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreT
     Raises:
         InvalidSpec: there is none, it fails at a text, or it cannot tell where a token came from in the text.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except BaseException as error:  # it looks into files before it checks them; and Rust panics
-        if not of_the_file(error):
-            raise
-        _check_files(folder, what)
-        raise InvalidSpec(
-            f"the {what} has no usable tokenizer: put its tokenizer.json there ({cause(error)})"
-        ) from error
+    tokenizer = _read(folder, what)
     if not tokenizer.is_fast:
         raise InvalidSpec(f"the {what}'s tokenizer is not a fast one: convert it to a tokenizer.json")
     _probe(tokenizer, what)
@@ -131,18 +58,72 @@ def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreT
     return tokenizer
 
 
+def _read(folder: Path, what: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, which reads and writes text as its tokenizer.json says, if it has one."""
+    by_class, problem = None, ""
+    try:
+        by_class = faithful.by_class(folder)
+    except BaseException as error:  # it looks into files before it checks them; and Rust panics
+        if not of_the_file(error):
+            raise
+        _check_files(folder, what)
+        problem = cause(error)
+    path = folder / faithful.FILE
+    if not path.is_file():
+        if by_class is None:
+            raise InvalidSpec(f"the {what} has no usable tokenizer: put its {path.name} there ({problem})")
+        return by_class
+    with reading(f"the {what} has no usable tokenizer: {path.name}", "restore it"):
+        if by_class is not None and by_class.is_fast and _same(by_class, folder):
+            return by_class
+        plain = faithful.as_its_file(folder, by_class)
+        text = faithful.difference(plain, folder)
+    if text is not None:
+        raise InvalidSpec(
+            f"the {what}'s {path.name} says other tokens than transformers makes of {text[:20]!r}, whatever "
+            f"class reads it: make {faithful.SETTINGS} agree with it"
+        )
+    _warn_of_class(folder, by_class, problem, what)
+    return plain
+
+
+def _same(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:
+    try:
+        return faithful.difference(tokenizer, folder) is None
+    except Exception as error:  # a class that wants more than a text
+        if not of_the_file(error):
+            raise
+        return False
+
+
+def _warn_of_class(folder: Path, by_class: PreTrainedTokenizerBase | None, problem: str, what: str) -> None:
+    """Say that a class does not read a tokenizer.json as it is."""
+    path = folder / faithful.SETTINGS
+    settings = model_files.json_object(path, f"the {what}'s tokenizer") if path.is_file() else {}
+    named = settings.get("tokenizer_class")
+    remedy = f"set tokenizer_class in its {faithful.SETTINGS} to {faithful.AS_IT_IS}"
+    if by_class is None:
+        found = f"transformers cannot read the {what}'s tokenizer by its class {named} ({problem})"
+    else:
+        used = type(by_class).__name__
+        found = (
+            f"transformers reads the {what}'s tokenizer as a {used}, which makes other tokens of a text "
+            f"than its {faithful.FILE} says"
+        )
+        if str(named).removesuffix("Fast") != used.removesuffix("Fast"):
+            remedy = f"that class comes with the model_type in {model_files.CONFIG}, so see how it does"
+    warn(
+        WarningReason.TOKENIZER_CLASS_DIFFERS,
+        f"{found}: the run uses {faithful.FILE}. An engine may read it otherwise: {remedy}",
+    )
+
+
 def _probe(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    """Encode a text, and leave the tokenizer as it came: a call sets how it cuts and pads."""
-    backend = tokenizer.backend_tokenizer
-    cuts, pads = backend.truncation, backend.padding
-    with encoding(what):
+    """Encode a text."""
+    with encoding(what), faithful.left_as_it_came(tokenizer):
         count = len(tokenizer([PROBE], return_offsets_mapping=True)["input_ids"][0])
         if count > MOST_TOKENS * len(PROBE):
             raise ValueError(f"it makes {count:,} tokens of {len(PROBE)} characters")
-    if cuts:
-        backend.enable_truncation(**cuts)
-    if pads:
-        backend.enable_padding(**pads)
 
 
 def _check_files(folder: Path, what: str) -> None:
@@ -193,6 +174,20 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
         elif isinstance(part, list):
             waiting += part
     return max(ids, default=-1) + 1
+
+
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer beside its model, and see whether transformers reads it as it was written."""
+    faithful.write(tokenizer, folder)
+    with reading("the tokenizer that was written", "see the base model's tokenizer.json"):
+        text = faithful.difference(faithful.by_class(folder), folder)
+    if text is not None:
+        warn(
+            WarningReason.TOKENIZER_CLASS_DIFFERS,
+            "transformers reads the artifact's tokenizer by a class that comes with its model_type, and "
+            f"makes other tokens of {text[:20]!r} than its tokenizer.json says: load it with "
+            f"{faithful.AS_IT_IS}, and see how the engine reads it",
+        )
 
 
 def save_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

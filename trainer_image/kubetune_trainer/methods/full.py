@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.runspec import ArtifactFormat, RunSpec
+from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.methods import lora
 from kubetune_trainer.model.counting import end_tokens
@@ -57,7 +58,7 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
             pad_token_id=tokenizer.pad_token_id,
         )
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizers.save(tokenizer, folder)
     if not (folder / CONFIG).is_file() or not any(folder.glob("*.safetensors")):
         raise InvalidSpec(
             f"a {model.config.model_type} model with what was put into it is not saved as one whole model: "

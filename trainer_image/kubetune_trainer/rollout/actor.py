@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune_trainer.data.prompts import AskedPrompt
 from kubetune_trainer.evaluate import in_batches
-from kubetune_trainer.generate import continuations
+from kubetune_trainer.generate import continuations, written
 from kubetune_trainer.model.counting import end_tokens
 from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.rewards import Judge
@@ -66,7 +66,7 @@ class Actor:
             return continuations(model, self.tokenizer, [p.tokens for p in prompts], config, stop)
 
     def _rewards(self, prompts: Sequence[AskedPrompt], said: Sequence[list[int]]) -> list[float]:
-        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+        texts = written(said, self.tokenizer)
         ends = end_tokens(self.policy.model, self.tokenizer)
         return [
             reward - (self.settings.missing_end_penalty if answer[-1] not in ends else 0.0)
