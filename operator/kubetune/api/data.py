@@ -28,16 +28,16 @@ _SOME_WEIGHT = Check(
 
 
 class MixtureSource(Block):
-    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`) or Parquet (`.parquet`) with a field
-    `text`, or plain text (`.txt`); .jsonl and .txt also compressed (`.gz`, `.zst`)."""
+    """One part of a pretraining corpus: files of JSON Lines (`.jsonl`), JSON, CSV, TSV or Parquet with a
+    field `text`, or plain text (`.txt`); all but Parquet also compressed (`.gz`, `.zst`)."""
 
     model_config = ConfigDict(json_schema_extra=rules(SECRET_GOES_WITH_REMOTE))
 
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file, a folder or a glob; of a folder all files below it that end in .jsonl, .json, .txt or .parquet,
-    or in .jsonl or .txt with .gz or .zst. pvc://, configmap://, https:// (one file), s3:// or hf://."""
+    """A file, a folder or a glob; of a folder all files below it that end in .jsonl, .json, .csv, .tsv, .txt
+    (also with .gz or .zst) or .parquet. pvc://, configmap://, https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     weight: Weight = 1.0
@@ -108,9 +108,9 @@ class FineTuneSource(Block):
     name: PartName
     """Name in reports."""
     uri: DataUri
-    """A file (.json, .jsonl, .parquet; .txt with format text; .jsonl and .txt also with .gz or .zst), a
-    folder or a glob. A row of a table is read as the JSON object of its columns. pvc://, configmap://,
-    https:// (one file), s3:// or hf://."""
+    """A file (.json, .jsonl, .csv, .tsv, .parquet; .txt with format text; all but .parquet also with .gz or
+    .zst), a folder or a glob. A row of a table is read as the JSON object of its columns. pvc://,
+    configmap://, https:// (one file), s3:// or hf://."""
     secret_ref: SecretRef | None = None
     """Credentials for https://, s3:// and hf://."""
     format: Format

@@ -56,7 +56,7 @@ def test_records_and_their_lines(tmp_path: Path, name: str, content: str, expect
         ("a.json", b'[{"text":"x"},\n]', "a.json, line [12]: not JSON"),
         ("a.json", b'[{"text":"x"},\n {"text":"\xff"}]', r"line 2: not UTF-8 \(byte 26 of the file\)"),
         ("a.json", b'[{"text":"\xe6', "a.json, line 1: not UTF-8"),
-        ("a.json", b'{\n "data": [{"text":"x"}]\n}', "line 1: no record .*must be a list of records"),
+        ("a.json", b'{\n "data": ["x"]\n}', "line 1: no record .*must be a list of records"),
         ("a.txt", b"fine\nl\xe9gende\n", "a.txt, line 2: not UTF-8"),
         ("a.txt", "h\ni\n".encode("utf-16-le"), "a.txt, line 1: holds NUL characters: it is not plain UTF-8"),
         ("a.txt", b"a\n<|endoftext|>\nb\nc\0\n", "a.txt, line 4: holds NUL characters"),
@@ -203,12 +203,12 @@ def test_nothing_outside_the_volume_is_read(tmp_path: Path, pattern: str):
     ("name", "message"),
     [
         ("none.jsonl", "nothing is at"),
-        ("empty", "ends in .jsonl, .json, .txt or .par"),
-        ("data.csv", "must end in"),
+        ("empty", "ends in .jsonl, .json, .csv, .tsv, .txt or .par"),
+        ("data.xml", "must end in"),
     ],
 )
 def test_missing_data(tmp_path: Path, name: str, message: str):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "data.csv").write_text("a,b")
+    (tmp_path / "data.xml").write_text("<a/>")
     with pytest.raises(DataError, match=message):
         files_of(source(tmp_path / name))

@@ -118,8 +118,7 @@ def test_a_row_is_the_example_that_the_same_json_is(tmp_path: Path, form: str, r
 
 def test_what_is_wrong_in_a_table_names_file_and_row(tmp_path: Path):
     path = table(tmp_path / "a.parquet", [{"text": "x"}, {"text": None}])
-    with pytest.raises(DataError, match=r"a.parquet, row 2: field 'text' is missing"):
-        list(read_examples(source(path), Stop()))
+    assert len(list(read_examples(source(path), Stop()))) == 1, "what is null is left out"
     table(path, [{"text": 1}])
     with pytest.raises(DataError, match=r"a.parquet, row 1: field 'text' is "):
         list(read_examples(source(path), Stop()))
@@ -149,5 +148,5 @@ def test_files_of_a_folder(tmp_path: Path):
     for name in ("a.jsonl.gz", "b.txt.zst", "c.parquet", "d.json.gz", "e.gz", "f.jsonl", "g.parquet.gz"):
         (tmp_path / name).write_bytes(b"")
     assert [p.name for p in files_of(source(tmp_path, root=tmp_path))] == [
-        "a.jsonl.gz", "b.txt.zst", "c.parquet", "f.jsonl",
+        "a.jsonl.gz", "b.txt.zst", "c.parquet", "d.json.gz", "f.jsonl",
     ]  # fmt: skip

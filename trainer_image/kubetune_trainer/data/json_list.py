@@ -1,29 +1,93 @@
-"""A .json file that is one list, read a part at a time."""
+"""A .json file that is one list, or an object around one, read a part at a time."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from kubetune_trainer.data import lines
 from kubetune_trainer.errors import DataError
 
+LIKELY = 8 << 20
+"""Characters that a record has at most, if it is not for certain that an object is one."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
-def numbered(path: Path, name: str) -> Iterator[tuple[int, object]] | None:
-    """The line that each member of the list begins in, and the member; None where the file is no list.
+def numbered(path: Path, name: str, own: Collection[str] = ()) -> Iterator[tuple[int, object]] | None:
+    """The line that each member of the list begins in, and the member; None where the file is no list. The
+    list may be the only one in an object, as in {"data": [...]}.
 
     Args:
-        path: the file.
+        path: the file, plain or compressed.
         name: for messages.
+        own: names of a record's own fields: an object that has one of them is a record.
 
     Raises:
-        DataError: it is not JSON, a member is too long, or something follows the list.
+        DataError: it is not JSON, a member is too long, or something follows the list; or an object holds
+            several lists of records.
     """
-    unread = _Unread(path, name)
-    return _members(unread) if unread.next() == "[" else None
+    first = _Unread(path, name)
+    if first.next() == "[":
+        return _list(_Unread(path, name))
+    whole = first.record() if first.next() == "{" else {}
+    if whole is not None:
+        lists = [key for key, value in whole.items() if _of_records(value)]
+        if not lists or whole.keys() & set(own):
+            return None
+        _check_one(lists, first)
+    return _wrapped(_Unread(path, name), set(own))
+
+
+def _of_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _check_one(lists: list[str], unread: "_Unread") -> None:
+    if len(lists) > 1:
+        raise DataError(
+            f"{unread.name}, line {unread.line}: holds several lists of records, "
+            f"{' and '.join(map(repr, lists))}: put the one that is meant into a file of its own"
+        )
+
+
+def _list(unread: "_Unread") -> Iterator[tuple[int, object]]:
+    """The members of a file that is one list."""
+    unread.next()
+    yield from _members(unread)
+    if unread.next():
+        raise DataError(
+            f"{unread.name}, line {unread.line}: something follows the list: a .json file holds one list "
+            "only; put each into a file of its own"
+        )
+
+
+def _wrapped(unread: "_Unread", own: set[str]) -> Iterator[tuple[int, object]]:
+    """The members of the only list of records in an object."""
+    unread.next()
+    unread.skip(1)
+    lists: list[str] = []
+    while unread.next() != "}" or lists == []:
+        key = unread.value() if unread.next() == '"' else None
+        if not isinstance(key, str) or unread.next() != ":":
+            raise unread.error("Expecting a property name and ':'")
+        unread.skip(1)
+        if unread.next() == "[" and key not in own and unread.after() == "{":
+            _check_one([*lists, key], unread)
+            lists.append(key)
+            yield from _members(unread)
+        else:
+            unread.value()
+        if unread.next() == ",":
+            unread.skip(1)
+        elif unread.next() != "}":
+            raise unread.error("Expecting ',' or '}'")
+    unread.skip(1)
+    if unread.next():
+        raise DataError(
+            f"{unread.name}, line {unread.line}: something follows the object with the list {lists[0]!r}: "
+            "put each into a file of its own"
+        )
 
 
 def _members(unread: "_Unread") -> Iterator[tuple[int, object]]:
@@ -43,11 +107,6 @@ def _members(unread: "_Unread") -> Iterator[tuple[int, object]]:
         yield line, unread.value()
         after = "}"
     unread.skip(1)
-    if unread.next():
-        raise DataError(
-            f"{unread.name}, line {unread.line}: something follows the list: a .json file holds one list "
-            "only; put each into a file of its own"
-        )
 
 
 class _Unread:
@@ -75,6 +134,29 @@ class _Unread:
             if not self._more():
                 self.skip(count)
                 return ""
+
+    def after(self) -> str:
+        """The first character behind the next one that is no white space; empty at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at + 1)
+            if match and match.end() < len(self._text):
+                return self._text[match.end()]
+            if not self._more():
+                return ""
+
+    def record(self) -> dict[str, object] | None:
+        """The object that comes next, if it is all there is, else {}; None where it is longer than a record
+        is likely to be."""
+        while len(self._text) - self._at <= LIKELY:
+            try:
+                found, end = _DECODER.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError):
+                if not self._more():
+                    return {}
+                continue
+            self.skip(end - self._at)
+            return found if isinstance(found, dict) and not self.next() else {}
+        return None
 
     def skip(self, count: int) -> None:
         """Go on that many characters."""

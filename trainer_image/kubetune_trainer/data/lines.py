@@ -5,6 +5,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +30,42 @@ def numbered(path: Path, name: str) -> Iterator[tuple[int, str]]:
             line.
         OSError: the file cannot be read.
     """
-    unpack, number = _UNPACK.get(path.suffix), 0
+    number = 0
+    with _opened(path, name, lambda: number + 1) as file:
+        while line := file.readline(LONGEST + 1):
+            number += 1
+            if len(line) > LONGEST:
+                raise DataError(
+                    f"{name}, line {number}: longer than {LONGEST >> 20} MiB"
+                    f"{' once it is unpacked' if path.suffix in _UNPACK else ''}: divide it into several"
+                )
+            yield number, _text(line, name, number)
+
+
+@contextmanager
+def _opened(path: Path, name: str, line: Callable[[], int]) -> Iterator[io.BufferedIOBase]:
+    """A file's bytes, unpacked. `line` is the one that is read."""
+    unpack = _UNPACK.get(path.suffix)
     try:
         with unpack(path) if unpack else path.open("rb") as file:
-            while line := file.readline(LONGEST + 1):
-                number += 1
-                if len(line) > LONGEST:
-                    raise DataError(
-                        f"{name}, line {number}: longer than {LONGEST >> 20} MiB"
-                        f"{' once it is unpacked' if unpack else ''}: divide it into several"
-                    )
-                yield number, _text(line, name, number)
+            yield file
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(
-            f"{name}, line {number + 1}: the archive is damaged or incomplete ({error}): make or copy it anew"
+            f"{name}, line {line()}: the archive is damaged or incomplete ({error}): make or copy it anew"
         ) from error
 
 
 def pieces(path: Path, name: str) -> Iterator[str]:
-    """The text of a plain file in pieces, wherever they end, without a byte order mark.
+    """The text of a file, plain or compressed, in pieces, wherever they end, without a byte order mark.
 
     Raises:
-        DataError: it is not UTF-8; names file and line.
+        DataError: it is not UTF-8; the archive is damaged or incomplete. Names file and line.
         OSError: the file cannot be read.
     """
     decoder, line, size = codecs.getincrementaldecoder("utf-8-sig")(), 1, 0
-    with path.open("rb") as file:
+    with _opened(path, name, lambda: line) as file:
         while True:
             data = file.read(PIECE)
             size += len(data)

@@ -41,6 +41,7 @@ def numbered(
     try:
         # Without pre-buffering a row group is read page by page.
         with ParquetFile(str(path), pre_buffer=False, buffer_size=BUFFER) as file:
+            _check_names(file.schema_arrow.names, name)
             if columns is None:
                 columns = _timeless(file.schema_arrow)
             with ParquetFile(
@@ -68,6 +69,12 @@ def numbered(
         raise DataError(
             f"{name}, row {number + 1}: cannot be read ({problem}): make or copy it anew"
         ) from error
+
+
+def _check_names(names: Sequence[str], file: str) -> None:
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise DataError(f"{file}, row 1: several columns are called {twice!r}: rename all but one")
 
 
 def _timeless(schema: Any) -> list[str] | None:

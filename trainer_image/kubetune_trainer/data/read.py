@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.data import FIELDS
 from kubetune.api.runspec import RunSource
-from kubetune_trainer.data import json_list, lines, parquet
+from kubetune_trainer.data import json_list, lines, parquet, separated
 from kubetune_trainer.data.endings import KNOWN, kind_of
 from kubetune_trainer.errors import DataError, OutOfMemory
 
@@ -21,7 +22,10 @@ SEPARATOR = "<|endoftext|>"
 BLANK = lines.LONGEST
 """Characters of blank lines in a row at most: nobody looks at a signal to stop until there is a record, and a
 compressed file of a few KB can hold blank lines for hours."""
-_JSON_FILE = "a .json file must be a list of records, [{...}, ...], or hold one record per line"
+_JSON_FILE = (
+    'a .json file must be a list of records, [{...}, ...], or one in an object, {"data": [...]}, or hold one '
+    "record per line"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,14 @@ class Record:
     unit: str = "line"
     """What is counted: lines, or rows of a table."""
 
+    @property
+    def where(self) -> str:
+        """Its place, for messages."""
+        return f"{self.file}, {self.unit} {self.line}"
+
     def error(self, problem: str) -> DataError:
         """What is wrong with this record."""
-        return DataError(f"{self.file}, {self.unit} {self.line}: {problem}")
+        return DataError(f"{self.where}: {problem}")
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -173,7 +182,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
                 data = json.loads(line)
             except json.JSONDecodeError as error:
                 what, todo = "not JSON", "mend or remove the line"
-                if path.suffix == ".json":  # it may be one, only not in the form that is read
+                if kind_of(path.name) == ".json":  # it may be one, only not in the form that is read
                     what, todo = "no record by itself", _JSON_FILE
                 raise DataError(
                     f"{name}, line {number}: {what} ({error.msg} at column {error.colno}): {todo}"
@@ -193,8 +202,9 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
 
 
 def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
-    """A list of records, or JSON Lines under the wrong ending."""
-    listed = json_list.numbered(path, name)
+    """A list of records, also within an object, or JSON Lines under the wrong ending."""
+    own = {(source.fields or {}).get(field, field) for field in FIELDS[source.format]}
+    listed = json_list.numbered(path, name, own | {source.text_field})
     if listed is None:
         yield from _json_lines(path, name, source)
         return
@@ -233,6 +243,11 @@ def _parquet(path: Path, name: str, source: RunSource) -> Iterator[Record]:
         yield Record(row, name, number, "row")
 
 
+def _separated(path: Path, name: str, source: RunSource) -> Iterator[Record]:
+    for line, row in separated.numbered(path, name, kind_of(path.name) or ""):
+        yield Record(row, name, line)
+
+
 def _record(data: object, name: str, line: int) -> Record:
     if not isinstance(data, dict):
         raise DataError(f"{name}, line {line}: a record must be an object {{...}}, not {type(data).__name__}")
@@ -242,6 +257,8 @@ def _record(data: object, name: str, line: int) -> Record:
 _READERS: dict[str | None, Callable[[Path, str, RunSource], Iterator[Record]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
+    ".csv": _separated,
+    ".tsv": _separated,
     ".txt": _text,
     ".parquet": _parquet,
 }
