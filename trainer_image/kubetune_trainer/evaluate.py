@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.generate import answers
 from kubetune_trainer.lmeval.measure import measure as measure_tasks
@@ -19,10 +20,11 @@ from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.objectives.prepared import Prepared
 from kubetune_trainer.rouge import rouge_l
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.warned import warn
 
 BATCH_TOKENS = 8192
 ANSWERED: dict[str, Callable[[str, str], float]] = {"exact-match": eq, "rouge-l": rouge_l}
-"""Metrics of a greedy answer and its reference, spaces at the ends aside; the mean is reported."""
+"""Metrics of a greedy answer and its reference, both without thoughts; the mean is reported."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,19 @@ def evaluate(
         prompts, limit = [(q.prompt, q.special) for q in data.questions], spec.evaluation.max_new_tokens
         with model.autocast():
             answered = answers(model.model, prepared.tokenizer, prompts, limit, stop)
+        unended = sum(said.answer is None for said in answered)
+        if 2 * unended > len(answered):
+            warn(
+                WarningReason.THOUGHTS_WITHOUT_END,
+                f"{unended:,} of {len(answered):,} answers are a thought that does not end within "
+                "evaluation.maxNewTokens, and count as wrong: raise it, or set data.enableThinking to false",
+            )
         for name in ANSWERED.keys() & spec.metrics:
             pairs = zip(answered, data.questions, strict=True)
-            found[name] = fmean(ANSWERED[name](text, q.answer.strip()) for text, q in pairs)
+            found[name] = fmean(
+                0.0 if said.answer is None else ANSWERED[name](said.answer, q.answer.strip())
+                for said, q in pairs
+            )
     said = samples(model, prepared, spec, stop)
     better: dict[str, bool] = {}
     metrics: dict[str, float] = {name: found[name] for name in spec.metrics if name in found}

@@ -10,10 +10,12 @@ from kubetune.api.data import Evaluation
 from kubetune_trainer.data.encode import chat as by_template
 from kubetune_trainer.data.encode import prompt_tokens
 from kubetune_trainer.data.formats import Conversation, Message
+from kubetune_trainer.data.thoughts import Thoughts
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model.counting import context_of, end_tokens
 from kubetune_trainer.model.probing import evaluating
+from kubetune_trainer.rewards import Said
 from kubetune_trainer.signals import Stop
 
 BATCH = 64
@@ -37,7 +39,7 @@ def answers(
     prompts: Sequence[tuple[str, bool]],
     limit: int,
     stop: Stop,
-) -> list[str]:
+) -> list[Said]:
     """The most likely continuation of each prompt, token by token, up to the end token.
 
     Args:
@@ -52,8 +54,24 @@ def answers(
     limit = min(limit, context - 1)
     tokens = [prompt_tokens(text, special, tokenizer)[-(context - limit) :] for text, special in prompts]
     greedy = GenerationConfig(max_new_tokens=limit, do_sample=False)
-    said = continuations(model, tokenizer, tokens, greedy, stop)
-    return [text.strip() for text in written(said, tokenizer)]
+    return told(tokenizer, tokens, continuations(model, tokenizer, tokens, greedy, stop))
+
+
+def told(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[Said]:
+    """Answers as text.
+
+    Args:
+        tokenizer: of the model.
+        prompts: tokens of each.
+        answers: tokens of the answer to each.
+    """
+    thoughts = Thoughts(tokenizer)
+    return [
+        Said(text, thoughts.answer(prompt, tokens))
+        for prompt, text, tokens in zip(prompts, written(answers, tokenizer), answers, strict=True)
+    ]
 
 
 def written(said: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -129,7 +147,8 @@ def sample_answers(
     """Answers to the sample prompts, which are messages for the chat template or as they are."""
     prompts = [prompt_of(p, tokenizer, chat=chat) for p in wanted.sample_prompts]
     with model.autocast():
-        return answers(model.model, tokenizer, prompts, wanted.max_new_tokens, stop) if prompts else []
+        said = answers(model.model, tokenizer, prompts, wanted.max_new_tokens, stop) if prompts else []
+    return [one.text.strip() for one in said]
 
 
 def prompt_of(text: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> tuple[str, bool]:

@@ -103,7 +103,7 @@ class DataStatus(Block):
     """What the data turned out to be."""
 
     documents: int
-    """Documents or examples read."""
+    """Documents or examples read that hold text."""
     held_out: int
     """Of these, kept out of the training: held out for the evaluation, or also in evaluation.data."""
     tokens: int
@@ -111,7 +111,7 @@ class DataStatus(Block):
     truncated: int = 0
     """Examples that were cut to sequenceLength."""
     dropped: int = 0
-    """Examples left out, since sequenceLength leaves no room for their answers."""
+    """Left out: records without text, and examples for whose answers sequenceLength leaves no room."""
 
 
 class Sample(Block):

@@ -66,6 +66,22 @@ def test_only_what_the_model_is_to_say_is_trained(tokenizer, example: Example, e
     assert taught(example, tokenizer) == expected
 
 
+PASSED = Conversation(
+    (Message("user", "who?"), Message("assistant", "me.", trained=False), *TALK.messages[3:])
+)
+
+
+def test_answers_that_are_not_to_be_learned(tokenizer):
+    assert taught(PASSED, tokenizer) == ["so.<|endoftext|>"]
+    whole = render(PASSED, tokenizer).text
+    before, _, after = whole.partition("me.<|endoftext|>")
+    assert taught(PASSED, tokenizer, prompt_loss=True) == [before, after]
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = FORGETFUL
+    [(_, only)] = examples_of(PASSED, other)
+    assert only.text == "who?;why?;so.;"
+
+
 def test_prompt_loss_trains_on_everything(tokenizer):
     assert taught(TALK, tokenizer, prompt_loss=True) == [render(TALK, tokenizer).text]
 
@@ -92,7 +108,7 @@ def test_a_prompt_has_the_tokens_that_serving_gives_it(tokenizer):
     [
         (STRICT, "roles must alternate"),
         ("{{ 1 + 'a' }}", "refuses the conversation: unsupported operand"),
-        ("the same", "does not show the assistant's words"),
+        ("the same", "does not show the words 'be kind' of role system"),
         (CHATML.replace("m.content", "m.content[0].text"), "refuses the conversation"),
         (CHATML.replace("assistant\n", "assistant\n<think>\n"), "asks for an answer by .*<think>"),
     ],

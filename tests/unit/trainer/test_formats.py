@@ -51,8 +51,8 @@ A_NOT_B = Preference(talk(Q, A), talk(Q, B))
         ("alpaca", {"instruction": "Q", "output": "A"}, QA),
         ("alpaca", {"instruction": "Q", "input": "", "output": "A"}, QA),
         ("alpaca", {"instruction": "Q", "input": None, "output": "A"}, QA),
-        ("alpaca", {"instruction": "Q", "input": "I", "output": ""},
-         talk(("user", "Q\n\nI"), ("assistant", ""))),
+        ("alpaca", {"instruction": "Q", "input": "I", "output": "A"},
+         talk(("user", "Q\n\nI"), ("assistant", "A"))),
         ("dolly", {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"}, QA),
         ("dolly", {"instruction": "Q", "context": "C", "response": "A"},
          talk(("user", "Q\n\nC"), ("assistant", "A"))),
@@ -63,10 +63,9 @@ A_NOT_B = Preference(talk(Q, A), talk(Q, B))
          talk(("system", "S"), ("user", "Q"), ("assistant", "A"))),
         ("prompt-completion", {"prompt": " P", "completion": "C "}, Completion(" P", "C ")),
         ("text", {"text": "T", "other": 1}, Text("T")),
-        ("text", {"text": " \n"}, None),
         (
             "messages",
-            {"messages": [{"role": r, "content": c, "id": 1} for r, c in
+            {"id": 1, "messages": [{"role": r, "content": c} for r, c in
                           [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "unanswered")]]},
             talk(("system", "S"), ("user", "U"), ("assistant", "A")),
         ),
@@ -98,7 +97,6 @@ def test_shapes(form: str, data: dict, expected: object):
         ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, "no message of the assistant"),
         ("prompt-completion", {"prompt": "P"}, "'completion' is missing"),
         ("text", {"content": "T"}, "'text' is missing"),
-        ("messages", {"messages": []}, 'needs "messages"'),
         ("messages", {"messages": "hello"}, 'needs "messages"'),
         ("messages", {"messages": [{"role": "user"}]}, "message 1 must be an object"),
         ("messages", {"messages": messages(("function", "x"))}, "message 1 has role 'function': use system"),
@@ -112,8 +110,6 @@ def test_shapes(form: str, data: dict, expected: object):
         ("prompts", {"prompt": "P", "answer": True}, "'answer' is true or false; .* a string or a number"),
         ("prompts", {"prompt": "P", "answer": math.nan}, "'answer' is nan"),
         ("prompts", {"prompt": "P", "answer": ["x"]}, "'answer' is a list"),
-        ("prompts", {"prompt": []}, "'prompt' is empty: a prompt is needed"),
-        ("prompts", {"prompt": " "}, "'prompt' is empty: a prompt is needed"),
         ("prompts", {"prompt": 3}, "format prompts needs 'prompt'"),
         ("prompts", {"prompt": messages(Q, A)}, "'prompt' ends with the assistant's words"),
         ("prompts", {"prompt": "P", "tools": [{"name": "f"}]}, "format prompts knows no tools"),
@@ -122,6 +118,35 @@ def test_shapes(form: str, data: dict, expected: object):
 def test_other_shapes_name_file_line_and_field(form: str, data: dict, message: str):
     with pytest.raises(DataError, match=f"f.jsonl, line 7: .*{message}"):
         example(form, data)
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("text", {"text": " \n"}),
+        ("text", {"text": None}),
+        ("alpaca", {"instruction": "Q", "output": ""}),
+        ("alpaca", {"instruction": "Q", "output": None}),
+        ("alpaca", {"instruction": None, "output": "A"}),
+        ("dolly", {"instruction": "Q", "response": "\n"}),
+        ("flan", {"inputs": "Q", "targets": None}),
+        ("prompt-completion", {"prompt": "P", "completion": None}),
+        ("prompt-completion", {"prompt": "P", "completion": ""}),
+        ("messages", {"messages": None}),
+        ("messages", {"messages": []}),
+        ("messages", {"messages": messages(Q, ("assistant", " "))}),
+        ("messages", {"messages": [*messages(Q), {"role": "assistant", "content": "A", "weight": 0}]}),
+        ("sharegpt", {"conversations": None}),
+        ("preference", {"prompt": "P", "chosen": "A", "rejected": None}),
+        ("classification", {"text": "", "label": 1}),
+        ("classification", {"text": None, "label": 1}),
+        ("prompts", {"prompt": None}),
+        ("prompts", {"prompt": " "}),
+        ("prompts", {"prompt": []}),
+    ],
+)
+def test_null_and_empty_texts_are_left_out_alike(form: str, data: dict):
+    assert example(form, data) is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 from kubetune_trainer import generate, runtime
 from kubetune_trainer.errors import Terminated
-from kubetune_trainer.generate import answers, prompt_of
+from kubetune_trainer.generate import answers, prompt_of, written
 from kubetune_trainer.model import attention
 from kubetune_trainer.signals import Stop
 
@@ -46,7 +46,7 @@ def test_an_answer_is_the_greedy_continuation(sharp, tokenizer):
         if ids[-1] == tokenizer.eos_token_id:
             break
     expected = tokenizer.decode(ids, skip_special_tokens=True).removeprefix("the cat").strip()
-    assert answers(sharp, tokenizer, [("the cat", True)], 6, Stop()) == [expected]
+    assert answers(sharp, tokenizer, [("the cat", True)], 6, Stop())[0].answer == expected
 
 
 def test_what_the_base_recommends_for_chatting_changes_no_answer(sharp, tokenizer):
@@ -77,6 +77,12 @@ def test_long_prompts_lose_their_beginning(sharp, tokenizer):
     assert answers(sharp, tokenizer, [(text, True)], 4, Stop()) == answers(
         sharp, tokenizer, [(tail, True)], 4, Stop()
     )
+
+
+def test_an_answer_is_written_as_an_engine_writes_it(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.clean_up_tokenization_spaces = True
+    assert written([other("a . b ?")["input_ids"]], other) == ["a . b ?"]
 
 
 def test_batches_and_order(sharp, tokenizer, monkeypatch):

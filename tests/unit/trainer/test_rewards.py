@@ -4,6 +4,7 @@ import pytest
 
 from kubetune.api.reinforcement import RewardFunction
 from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.rewards import Said
 from kubetune_trainer.rewards.functions import FUNCTIONS, judge_of, lacks
 
 
@@ -33,7 +34,15 @@ def test_the_sum_is_weighted():
         [RewardFunction(name="exact-match", weight=2), RewardFunction(name="contains", weight=0.5)]
     )
     prompts = [Prompt("?", "yes")] * 3
-    assert judge(prompts, ["yes", "yes, sure", "no"]) == [2.5, 0.5, 0]
+    said = [Said(text, text) for text in ("yes", "yes, sure", "no")]
+    assert judge(prompts, said) == [2.5, 0.5, 0]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_comes_after_the_thought_is_judged(name: str):
+    judge = judge_of([RewardFunction(name=name)])
+    prompts = [Prompt("?", "42")] * 2
+    assert judge(prompts, [Said("<think>7</think>42", "42"), Said("<think>42", None)]) == [1, 0]
 
 
 @pytest.mark.parametrize(

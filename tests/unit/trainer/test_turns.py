@@ -90,11 +90,44 @@ def test_arguments_are_an_object(arguments: object, expected: dict):
 def test_what_else_the_template_gets():
     extra = {"name": "N", "tool_call_id": "c1", "reasoning_content": "R", "thinking": "T"}
     found = message(
-        {"content": "x", "role": "assistant", "tool_calls": None, "weight": 1, **extra, "refusal": None}
-    )
+        {"content": "x", "role": "assistant", "tool_calls": None, "weight": 1, **extra, "refusal": None,
+         "annotations": []}
+    )  # fmt: skip
     assert json.loads(found.more) == extra
     assert list(json.loads(found.more)) == sorted(extra), "equal whatever the order in the record"
     assert message(Q | {"name": None, "tool_calls": []}).more == ""
+
+
+@pytest.mark.parametrize(
+    "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": False, "weight": 0}]
+)
+@pytest.mark.parametrize("form", ["messages", "sharegpt"])
+def test_turns_that_are_not_trained_on(form: str, untrained: dict):
+    said = [("Q", {}), ("A", untrained), ("R", {"weight": 0}), ("B", {"train": True, "weight": 1}),
+            ("S", {"weight": None}), ("C", untrained)]  # fmt: skip
+    record = {
+        "messages": [
+            {"role": ("user", "assistant")[n % 2], "content": t} | m for n, (t, m) in enumerate(said)
+        ],
+        "conversations": [{"from": ("human", "gpt")[n % 2], "value": t} | m for n, (t, m) in enumerate(said)],
+    }
+    found = conversation(form, record).messages
+    assert [m.content for m in found if m.trained and m.role == "assistant"] == ["B"]
+    assert [m.content for m in found] == ["Q", "A", "R", "B"], "nothing is learned from what follows"
+
+
+def test_turns_of_stages_that_compare_have_no_weights():
+    record = {"prompt": [Q], "chosen": [SUNNY | {"weight": 1}], "rejected": [SUNNY | {"content": "B"}]}
+    with pytest.raises(DataError, match="has 'weight', which goes with formats messages and sharegpt"):
+        to_example(Record(record, "f.jsonl", 7), "preference")
+    with pytest.raises(DataError, match="has 'train', which goes with"):
+        to_example(Record({"prompt": [Q | {"train": False}]}, "f.jsonl", 7), "prompts")
+
+
+def test_other_members_of_sharegpt_are_refused():
+    turns = [{"from": "human", "value": "Q", "lang": "en"}, {"from": "gpt", "value": "A"}]
+    with pytest.raises(DataError, match=r"^f\.jsonl, line 7: turn 1 has 'lang', which is not understood"):
+        conversation("sharegpt", {"conversations": turns})
 
 
 def test_objects_keep_their_order():
@@ -126,6 +159,21 @@ def test_objects_keep_their_order():
         (Q | {"name": 3}, "message 2: name is a number; it must be a string"),
         (SUNNY | {"function_call": {"name": "f"}}, "has a function_call: write it as tool_calls"),
         (SUNNY | {"tool_calls": {}}, "tool_calls is an object; it must be a list"),
+        (SUNNY | {"refusal": "no"}, "message 2 has 'refusal', which is not understood: remove it"),
+        (SUNNY | {"id": 0}, "message 2 has 'id', which is not understood"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]},
+         "a part of the content of message 2 has 'cache_control', which is not understood"),
+        (SUNNY | {"tool_calls": [CALL | {"index": 0}]}, "tool call 1 of message 2 has 'index'"),
+        (SUNNY | {"tool_calls": [{"function": CALL["function"] | {"strict": True}}]},
+         "tool call 1 of message 2 has 'strict'"),
+        (SUNNY | {"weight": 0.5}, "message 2: weight is 0.5; it must be 0 or 1"),
+        (SUNNY | {"weight": True}, "message 2: weight is True; it must be 0 or 1"),
+        (SUNNY | {"weight": "1"}, "message 2: weight is a string; it must be 0 or 1"),
+        (SUNNY | {"weight": [1]}, "message 2: weight is a list; it must be 0 or 1"),
+        (SUNNY | {"train": 1}, "message 2: train is 1; it must be true or false"),
+        (SUNNY | {"train": True, "weight": 0}, "message 2: weight and train contradict each other"),
+        (Q | {"weight": 1}, "message 2 has 'weight', but role user: only the assistant's turns"),
+        (Q | {"train": True}, "message 2 has 'train', but role user: only the assistant's turns"),
         (Q | {"tool_calls": [CALL]}, "has tool_calls, but role user: only the assistant"),
         (SUNNY | {"tool_calls": [CALL, "f()"]}, "tool call 2 of message 2 must be"),
         (SUNNY | {"tool_calls": [CALL | {"type": "custom"}]}, "tool call 1 of message 2 must be"),

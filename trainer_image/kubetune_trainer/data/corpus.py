@@ -15,7 +15,7 @@ from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data import tokenizer_training
-from kubetune_trainer.data.examples import SourceFacts, fingerprint, read_examples, require
+from kubetune_trainer.data.examples import Skipped, SourceFacts, fingerprint, read_examples
 from kubetune_trainer.data.formats import Text
 from kubetune_trainer.data.holdout import kept_out
 from kubetune_trainer.data.rows import Row
@@ -47,6 +47,8 @@ class Corpus:
     held_out: list[Part]
     weights: list[float]
     facts: list[SourceFacts]
+    skipped: int
+    """Records without text."""
     fingerprint: str
 
     @property
@@ -56,6 +58,7 @@ class Corpus:
             documents=sum(f.documents for f in self.facts),
             held_out=sum(f.held_out for f in self.facts),
             tokens=sum(f.tokens for f in self.facts),
+            dropped=self.skipped,
         )
 
 
@@ -76,8 +79,8 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
     """
     sources = [s for s in spec.data.sources if s.weight > 0]
     scans = [_scan(source, stop) for source in sources]
-    hashes = [h for h, _ in scans]
-    own = _scan(spec.evaluation_source, stop)[0] if spec.evaluation_source else None
+    hashes = [scan.hashes for scan in scans]
+    own = _scan(spec.evaluation_source, stop).hashes if spec.evaluation_source else None
     held = np.split(
         kept_out(np.concatenate(hashes), own, spec.data.validation_fraction),
         np.cumsum([len(h) for h in hashes])[:-1],
@@ -88,7 +91,7 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
                 f"source {source.name}: every document is held out, none is left to train on: add data or "
                 + ("name other evaluation.data" if own is not None else "lower data.validation.fraction")
             )
-    tokenizer = _tokenizer(spec, sources, [c for _, c in scans], work, stop)
+    tokenizer = _tokenizer(spec, sources, [scan.characters for scan in scans], work, stop)
     masked = spec.stage == "mlm"
     parts = [
         _tokenise(source, mask, tokenizer, masked, words, stop)
@@ -117,6 +120,7 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
         held_out=measured,
         weights=[s.weight for s in sources],
         facts=facts,
+        skipped=sum(scan.skipped for scan in scans),
         fingerprint=fingerprint(hashes if own is None else [*hashes, own]),
     )
 
@@ -142,14 +146,24 @@ def shuffled(rows: list[Row]) -> list[Row]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
 
 
-def _scan(source: RunSource, stop: Stop) -> tuple[NDArray[np.uint64], int]:
-    """Content hashes of the documents, and their characters together."""
-    hashes, characters = [], 0
-    for _, example, number in read_examples(source, stop):
+@dataclass(frozen=True)
+class _Scan:
+    """What a source holds."""
+
+    hashes: NDArray[np.uint64]
+    """Content hash of each document, [documents]."""
+    characters: int
+    """Of all of them together."""
+    skipped: int
+    """Records without text."""
+
+
+def _scan(source: RunSource, stop: Stop) -> _Scan:
+    hashes, characters, skipped = [], 0, Skipped()
+    for _, example, number in read_examples(source, stop, skipped):
         hashes.append(number)
         characters += len(_text(example))
-    require(len(hashes), source)
-    return np.array(hashes, dtype=np.uint64), characters
+    return _Scan(np.array(hashes, dtype=np.uint64), characters, skipped.count)
 
 
 def _tokenizer(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice, pairwise
 from typing import Any
 
@@ -10,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from kubetune_trainer.data import shown
 from kubetune_trainer.data.formats import (
     Completion,
     Conversation,
     Example,
     Labelled,
-    Message,
     Preference,
     Prompt,
     Text,
 )
+from kubetune_trainer.data.thoughts import answer_in
 from kubetune_trainer.errors import DataError, known
 from kubetune_trainer.patience import cpu_time
 
@@ -39,6 +41,8 @@ class Rendered:
     """Whether the tokenizer adds its own special tokens; a chat template writes them itself."""
     end: bool
     """Whether the end token is still to be added."""
+    passed: tuple[tuple[int, int], ...] = ()
+    """What the assistant says, and what is not to be learned even if prompts are: ranges likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,21 @@ def examples_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tu
     """
     if not isinstance(example, Conversation):
         return [(example, render(example, tokenizer))]
+    check_shown(example, tokenizer)
     if (whole := _all_answers(example, tokenizer)) is not None:
         return [(example, whole)]
-    ends = [i for i, m in enumerate(example.messages, 1) if m.role == "assistant"]
+    ends = [i for i, m in enumerate(example.messages, 1) if m.role == "assistant" and m.trained]
     parts = [Conversation(example.messages[:end], example.tools) for end in ends]
-    return [(part, render(part, tokenizer)) for part in parts]
+    return [(part, _last_answer(part, tokenizer)) for part in parts]
+
+
+def check_shown(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See to it that the chat template shows all of a conversation.
+
+    Raises:
+        DataError: it does not; or it refuses the conversation.
+    """
+    shown.check(*_given(example), partial(_by_template, tokenizer))
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -97,41 +111,44 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         case Completion(prompt, completion):
             text = prompt + completion
             return Rendered(text, ((len(prompt), len(text)),), special=True, end=True)
-        case Conversation(messages):
-            before = chat(example, len(messages) - 1, tokenizer, answer=True)
-            whole = chat(example, len(messages), tokenizer)
-            if not whole.startswith(before):
-                raise DataError(
-                    f"the base model's chat template asks for an answer by {before[-40:]!r}, but writes one "
-                    "otherwise: give prompt and answer as strings, just as the model is to see and say them "
-                    "(format prompt-completion, or strings in format preference)"
-                )
-            _check_shown(messages[-1], whole[len(before) :])
-            return Rendered(whole, ((len(before), len(whole)),), special=False, end=False)
+        case Conversation():
+            check_shown(example, tokenizer)
+            return _last_answer(example, tokenizer)
+
+
+def unchecked(example: Conversation | Completion, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """See `render`; what the chat template leaves out is not looked for."""
+    if isinstance(example, Conversation):
+        return _last_answer(example, tokenizer)
+    return render(example, tokenizer)
+
+
+def _last_answer(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    before = chat(example, len(example.messages) - 1, tokenizer, answer=True)
+    whole = chat(example, len(example.messages), tokenizer)
+    if not whole.startswith(before):
+        raise DataError(
+            f"the base model's chat template asks for an answer by {before[-40:]!r}, but writes one "
+            "otherwise: give prompt and answer as strings, just as the model is to see and say them "
+            "(format prompt-completion, or strings in format preference)"
+        )
+    return Rendered(whole, ((len(before), len(whole)),), special=False, end=False)
 
 
 def _all_answers(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered | None:
     """A conversation with every answer in its place; None where later turns change earlier ones."""
-    whole = chat(example, len(example.messages), tokenizer)
-    spans = []
+    count = len(example.messages)
+    whole = chat(example, count, tokenizer)
+    spans: list[tuple[int, int]] = []
+    passed: list[tuple[int, int]] = []
     for i, message in enumerate(example.messages):
         if message.role == "assistant":
             before = chat(example, i, tokenizer, answer=True)
-            after = chat(example, i + 1, tokenizer)
+            after = whole if i + 1 == count else chat(example, i + 1, tokenizer)
             if not (whole.startswith(after) and after.startswith(before)):
                 return None
-            _check_shown(message, after[len(before) :])
-            spans.append((len(before), len(after)))
-    return Rendered(whole, tuple(spans), special=False, end=False)
-
-
-def _check_shown(answer: Message, text: str) -> None:
-    # What was thought may be left out.
-    if answer.content.rpartition("</think>")[2].strip() not in text:
-        raise DataError(
-            "the base model's chat template does not show the assistant's words: mend it, or use the format "
-            "prompt-completion"
-        )
+            (spans if message.trained else passed).append((len(before), len(after)))
+    return Rendered(whole, tuple(spans), special=False, end=False, passed=tuple(passed))
 
 
 def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question | None:
@@ -144,9 +161,8 @@ def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question |
         case Conversation(messages) if messages[-1].more and not messages[-1].content:
             return None
         case Conversation(messages):
-            return Question(
-                chat(example, len(messages) - 1, tokenizer, answer=True), False, messages[-1].content
-            )
+            asked = chat(example, len(messages) - 1, tokenizer, answer=True)
+            return Question(asked, False, answer_in(messages[-1].content))
 
 
 def encode(
@@ -158,7 +174,7 @@ def encode(
             found = _tokens([r.text for r in batch], tokenizer, special)
             for r, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
                 places = _places(offsets)
-                if any(low < edge < high for edge, _ in r.spans for low, high in places):
+                if any(low < edge < high for edge, _ in (*r.spans, *r.passed) for low, high in places):
                     ids, places = _apart(r, tokenizer)
                 yield _marked(r, ids, places, tokenizer.eos_token_id, prompt_loss)
 
@@ -196,7 +212,7 @@ def _places(offsets: Sequence[tuple[int, int]], begin: int = 0) -> list[tuple[in
 def _apart(r: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids and their places when a token would lie across the edge of prompt and answer: each part by
     itself, as in serving, where the prompt is given and the answer comes token by token."""
-    edges = [0, *(low for low, _ in r.spans if low), len(r.text)]
+    edges = [0, *sorted(low for low, _ in (*r.spans, *r.passed) if low), len(r.text)]
     ids: list[int] = []
     places: list[tuple[int, int]] = []
     for start, end in pairwise(edges):
@@ -233,6 +249,8 @@ def _marked(
     trained = np.full(len(ids), prompt_loss)
     for low, high in r.spans:
         trained |= (starts >= low) & (starts < high)
+    for low, high in r.passed:
+        trained &= (starts < low) | (starts >= high)
     if r.end:
         if not ids or ids[-1] != end:
             ids, trained = [*ids, end], np.append(trained, True)
@@ -248,16 +266,32 @@ def chat(
     Raises:
         DataError: the template refuses them.
     """
+    turns, tools = _given(example)
+    return _by_template(tokenizer, turns[:count], tools, answer=answer)
+
+
+def _given(example: Conversation) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Turns and tools as a chat template gets them."""
     turns = [
         {"role": m.role, "content": m.content} | (json.loads(m.more) if m.more else {})
-        for m in example.messages[:count]
+        for m in example.messages
     ]
-    tools = json.loads(example.tools) if example.tools else None
+    return turns, json.loads(example.tools) if example.tools else None
+
+
+def _by_template(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: list[dict[str, Any]],
+    tools: list[Any] | None,
+    *,
+    answer: bool = False,
+) -> str:
     try:
         with cpu_time(TEMPLATE_SECONDS):
             text = tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=answer
-            )
+                turns, tools=tools, tokenize=False, add_generation_prompt=answer,
+                **getattr(tokenizer, "template_settings", {}),
+            )  # fmt: skip
     except Exception as error:  # a template is a program
         if known(error):
             raise

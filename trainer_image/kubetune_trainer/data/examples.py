@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubetune.api.runspec import RunSource
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer.data.formats import Example, content_hash, to_example
 from kubetune_trainer.data.read import Record, read_records
 from kubetune_trainer.errors import DataError
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.warned import warn
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,55 @@ class SourceFacts:
     """Of the tokens seen in training."""
 
 
-def read_examples(source: RunSource, stop: Stop) -> Iterator[tuple[Record, Example, int]]:
-    """Record, example and content hash of everything in a source but empty texts.
+@dataclass
+class Skipped:
+    """Records of a source that hold no text to learn from."""
+
+    count: int = 0
+
+
+def read_examples(
+    source: RunSource, stop: Stop, skipped: Skipped | None = None
+) -> Iterator[tuple[Record, Example, int]]:
+    """Record, example and content hash of everything in a source but records without text, of which it warns
+    at the end.
+
+    Args:
+        source: the source.
+        stop: whether to stop.
+        skipped: counts what is left out.
 
     Raises:
-        DataError: see `read_records` and `to_example`.
+        DataError: see `read_records` and `to_example`; or no record holds text.
         Terminated: asked to stop.
     """
+    count, skipped, first = 0, skipped or Skipped(), ""
     for record in read_records(source):
         stop.check()
         example = to_example(record, source.format, source.text_field, source.fields)
-        if example is not None:
-            try:
-                number = content_hash(example)
-            except UnicodeEncodeError as error:
-                raise record.error(
-                    "holds half of a surrogate pair, which is no text: mend the \\u escape"
-                ) from error
-            yield record, example, number
-
-
-def require(count: int, source: RunSource) -> None:
-    """Refuse a source without examples.
-
-    Raises:
-        DataError: there are none.
-    """
-    if count == 0:
-        raise DataError(f"source {source.name}: {source.uri} holds no text: add data or set its weight to 0")
+        if example is None:
+            skipped.count += 1
+            first = first or record.where
+            continue
+        try:
+            number = content_hash(example)
+        except UnicodeEncodeError as error:
+            raise record.error(
+                "holds half of a surrogate pair, which is no text: mend the \\u escape"
+            ) from error
+        count += 1
+        yield record, example, number
+    if not count:
+        why = f" to learn from: {first} is the first of {skipped.count:,} records without" if first else ""
+        raise DataError(
+            f"source {source.name}: {source.uri} holds no text{why}: add data or set its weight to 0"
+        )
+    if skipped.count:
+        warn(
+            WarningReason.RECORDS_WITHOUT_TEXT,
+            f"source {source.name}: {skipped.count:,} of {count + skipped.count:,} records hold no text to "
+            f"learn from and are left out, the first is {first}: mend or remove them",
+        )
 
 
 def require_each(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kubetune.api.data import Format
 from kubetune_trainer.data import sides
-from kubetune_trainer.data.fields import Fields, kind
+from kubetune_trainer.data.fields import Fields, NoText, kind
 from kubetune_trainer.data.read import Record
 from kubetune_trainer.data.turns import Message as Message
 from kubetune_trainer.data.turns import alike, messages_of, shared_turns, tools_of
@@ -72,7 +72,8 @@ Example = Conversation | Completion | Text | Preference | Labelled | Prompt
 def to_example(
     record: Record, form: Format, text_field: str = "text", fields: Mapping[str, str] | None = None
 ) -> Example | None:
-    """The example that a record holds; None for an empty text.
+    """The example that a record holds; None where it lacks the text that its format is about, or nothing of
+    it is to be trained on.
 
     Args:
         record: the record.
@@ -87,6 +88,8 @@ def to_example(
     with record.named():
         try:
             return _SHAPES[form](Fields(record.data, names))
+        except NoText:
+            return None
         except RecursionError as error:
             raise DataError("is nested too deep: remove the record") from error
 
@@ -100,7 +103,7 @@ def content_hash(example: Example) -> int:
 def _parts(example: Example) -> list[str]:
     match example:
         case Conversation(messages, tools):
-            turns = [part for m in messages for part in (m.role, m.content, *_known(m.more))]
+            turns = [p for m in messages for p in (m.role, m.content, *_known(m.more), *_passed(m))]
             return [*turns, *_known(tools)]
         case Completion(prompt, completion):
             return [prompt, completion]
@@ -114,13 +117,16 @@ def _parts(example: Example) -> list[str]:
             return [asked] if isinstance(asked, str) else _parts(Conversation(asked))
 
 
+def _passed(message: Message) -> list[str]:
+    return [] if message.trained else ["not trained on"]
+
+
 def _known(text: str) -> list[str]:
     return [alike(text)] if text else []
 
 
-def _text(fields: Fields) -> Example | None:
-    text = fields.string("text", "text")
-    return Text(text) if text.strip() else None
+def _text(fields: Fields) -> Example:
+    return Text(fields.text("text", "text"))
 
 
 def _alpaca(fields: Fields) -> Example:
@@ -136,49 +142,59 @@ def _instruction(fields: Fields, form: str, extra: str, answer: str) -> Conversa
     """What to do, perhaps with something to do it on, in a field of its own."""
     instruction, more = fields.string("instruction", form), fields.string(extra, form, optional=True)
     user = f"{instruction}\n\n{more}" if more else instruction
-    return Conversation((Message("user", user), Message("assistant", fields.string(answer, form))))
+    return Conversation((Message("user", user), Message("assistant", fields.text(answer, form))))
 
 
 def _flan(fields: Fields) -> Example:
     """The FLAN collection."""
-    asked, answer = fields.string("inputs", "flan"), fields.string("targets", "flan")
+    asked, answer = fields.string("inputs", "flan"), fields.text("targets", "flan")
     return Conversation((Message("user", asked), Message("assistant", answer)))
 
 
 def _prompt_completion(fields: Fields) -> Example:
     form = "prompt-completion"
-    return Completion(fields.string("prompt", form), fields.string("completion", form))
+    return Completion(fields.string("prompt", form), fields.text("completion", form))
 
 
 def _messages(fields: Fields) -> Example:
     entries = fields.filled("messages", "messages", '{"role": ..., "content": ...}')
-    return _conversation(messages_of(entries, "message"), tools_of(fields))
+    return _conversation(messages_of(entries, "message", chosen=True), tools_of(fields))
 
 
 def _sharegpt(fields: Fields) -> Example:
     """Vicuna's export of ShareGPT."""
-    return _conversation(shared_turns(fields, "sharegpt"), tools_of(fields))
+    return _conversation(shared_turns(fields, "sharegpt", chosen=True), tools_of(fields))
 
 
 def _conversation(turns: list[Message], tools: str) -> Conversation:
-    """The turns from the first question to the last answer."""
-    while turns and turns[-1].role != "assistant":
-        turns.pop()  # nothing is learned from what no answer follows
-    asked = next((i for i, m in enumerate(turns) if m.role == "user"), None)
-    if asked is None:
+    """The turns from the first question to the last answer that is trained on."""
+    asked = next((i for i, m in enumerate(turns) if m.role == "user"), len(turns))
+    if not any(m.role == "assistant" for m in turns[asked:]):
         raise DataError(
             "there is no message of the assistant to learn from, one that answers the user: add one or "
             "remove the record"
         )
+    while len(turns) > asked and not (turns[-1].role == "assistant" and turns[-1].trained):
+        turns.pop()  # nothing is learned from what no answer follows
+    if not any(_says(m) for m in turns[asked:]):
+        raise NoText
     # Of a conversation whose beginning was cut off, nobody knows what the first answers answer.
     opening = [m for m in turns[:asked] if m.role in ("system", "developer")]
     return Conversation((*opening, *turns[asked:]), tools)
+
+
+def _says(message: Message) -> bool:
+    """Whether there is something in a turn to learn from."""
+    said = message.content.strip() or message.more
+    return message.role == "assistant" and message.trained and bool(said)
 
 
 def _preference(fields: Fields) -> Example:
     prompt, chosen, rejected = (fields.get(name) for name in ("prompt", "chosen", "rejected"))
     asked, better, worse = (fields.called(name) for name in ("prompt", "chosen", "rejected"))
     given = (type(chosen), type(rejected))
+    if None in (chosen, rejected) and {better, worse} <= fields.data.keys():
+        raise NoText
     if given == (str, str) and prompt is None:
         raise DataError(
             f"field {asked!r} is missing: move there what {better!r} and {worse!r} both begin with"
@@ -206,12 +222,8 @@ def _talks(found: sides.Sides, tools: str) -> Preference:
 
 def _classification(fields: Fields) -> Example:
     form = "classification"
-    text = fields.string("text", form)
+    text = fields.text("text", form)
     pair = fields.string("text_pair", form) if fields.get("text_pair") is not None else None
-    if not text.strip():
-        raise DataError(
-            f"field {fields.called('text')!r} is empty: there is nothing to classify; remove the record"
-        )
     label = fields.get("label")
     if isinstance(label, float) and label.is_integer():
         label = int(label)  # pandas writes integers so, once one is missing
@@ -235,8 +247,8 @@ def _prompts(fields: Fields) -> Example:
         if turns[-1].role == "assistant":
             raise DataError(f"{own!r} ends with the assistant's words: remove them, the model is to answer")
         return Prompt(tuple(turns), answer)
-    if asked == [] or isinstance(asked, str):
-        raise DataError(f"{own!r} is empty: a prompt is needed, which the model answers; remove the record")
+    if own in fields.data and (asked in (None, []) or isinstance(asked, str)):
+        raise NoText
     raise DataError(f"format prompts needs {own!r}, a string or a list of messages that is not empty")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from kubetune_trainer.data.encode import chat, prompt_tokens
+from kubetune_trainer.data.encode import chat, check_shown, prompt_tokens
 from kubetune_trainer.data.formats import Completion, Conversation, Message, Prompt
 from kubetune_trainer.data.read import Record
 
@@ -41,13 +41,15 @@ def ask(prompt: Prompt, place: Record, tokenizer: PreTrainedTokenizerBase, lengt
         length: tokens at most; of a longer prompt the end is kept.
 
     Raises:
-        DataError: the chat template refuses the messages.
+        DataError: the chat template refuses the messages, or does not show all of them.
     """
     if isinstance(prompt.asked, str):
         tokens = prompt_tokens(prompt.asked, True, tokenizer)
     else:
         with place.named():
-            text = chat(Conversation(prompt.asked), len(prompt.asked), tokenizer, answer=True)
+            asked = Conversation(prompt.asked)
+            check_shown(asked, tokenizer)
+            text = chat(asked, len(prompt.asked), tokenizer, answer=True)
         tokens = prompt_tokens(text, False, tokenizer)
     return AskedPrompt(prompt, tuple(tokens[-length:]), len(tokens) > length)
 

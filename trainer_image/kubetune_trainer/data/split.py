@@ -24,6 +24,8 @@ class Loaded(Generic[T]):
     items: list[T]
     hashes: NDArray[np.uint64]
     """Content hash of each, [items]."""
+    skipped: int = 0
+    """Records without text, which gave no item."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Split(Generic[T]):
     held: NDArray[np.bool_]
     """Whether it is kept out of the training, [items]."""
     dropped: int
-    """Items that are neither: there is no room for them."""
+    """What is neither: records without text, and items for which there is no room."""
     fingerprint: str
     """Changes when the data changes."""
 
@@ -91,6 +93,6 @@ def split(
         measured=[tested.items[measured[i]] for i in chosen],
         of_source=of_source,
         held=held,
-        dropped=dropped,
+        dropped=dropped + sum(source.skipped for source in loaded),
         fingerprint=fingerprint([one.hashes for one in (*loaded, *([own] if own else []))]),
     )

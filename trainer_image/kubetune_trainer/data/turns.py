@@ -28,6 +28,9 @@ _SPEAKERS = {
 """ShareGPT's names of the roles, and what others added."""
 _STRINGS = ("name", "reasoning_content", "thinking", "tool_call_id")
 """What a message may hold beside its content and tool calls; templates know it by these names."""
+_MEMBERS = {"role", "content", "tool_calls", *_STRINGS, "weight", "train"}
+_SHARED = {"from", "value", "weight", "train"}
+"""Members of a turn of ShareGPT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,42 +41,55 @@ class Message:
     content: str
     more: str = ""
     """What else the chat template is given, as a JSON object: tool calls, a name. Empty: nothing."""
+    trained: bool = True
+    """Whether the model is to learn to say it; of the assistant's turns."""
 
 
-def messages_of(entries: list[object], what: str) -> list[Message]:
+def messages_of(entries: list[object], what: str, *, chosen: bool = False) -> list[Message]:
     """The turns of a list of messages.
+
+    Args:
+        entries: the messages.
+        what: each is, for errors.
+        chosen: whether a turn may say that it is not trained on.
 
     Raises:
         DataError: one is none, or holds what is not understood.
     """
-    return [_message(entry, f"{what} {number}") for number, entry in enumerate(entries, 1)]
+    return [_message(entry, f"{what} {number}", chosen) for number, entry in enumerate(entries, 1)]
 
 
-def shared_turns(fields: Fields, form: str) -> list[Message]:
-    """The turns of a ShareGPT conversation; what the system says may stand in a field of its own.
+def shared_turns(fields: Fields, form: str, *, chosen: bool = False) -> list[Message]:
+    """The turns of a ShareGPT conversation; what the system says may stand in a field of its own. See
+    `messages_of`.
 
     Raises:
         DataError: one is none, or is from somebody unknown.
     """
     entries = fields.filled("conversations", form, '{"from": ..., "value": ...}')
-    turns = [turn_of(entry, f"turn {number}") for number, entry in enumerate(entries, 1)]
+    turns = [turn_of(entry, f"turn {number}", chosen=chosen) for number, entry in enumerate(entries, 1)]
     system = fields.string("system", form, optional=True)
     return [Message("system", system), *turns] if system else turns
 
 
-def turn_of(entry: object, what: str) -> Message:
+def turn_of(entry: object, what: str, *, chosen: bool = False) -> Message:
     """One turn of ShareGPT; see `shared_turns`."""
+    if isinstance(entry, dict) and entry.get("value", 0) is None:
+        raise DataError(f"{what} has no value: write what was said, or remove the record")
     if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
         raise DataError(f"{what} must be an object with from and value, value a string")
     speaker, value = entry.get("from"), entry["value"]
     if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         raise DataError(f"{what} is from {speaker!r}: use {', '.join(_SPEAKERS)}")
+    role = _SPEAKERS[speaker]
+    _check_members(entry, _SHARED, what)
+    trained = _trained(entry, role, what, chosen)
     if speaker != _CALL:
-        return Message(_SPEAKERS[speaker], value)
+        return Message(role, value, trained=trained)
     call = _parsed(value, f"the value of {what}")
     if not isinstance(call, dict) or not call.keys() >= {"name", "arguments"}:
         raise DataError(f'{what} is a {_CALL}: its value must be JSON {{"name": ..., "arguments": {{...}}}}')
-    return Message("assistant", "", _text({"tool_calls": [_call(call, what)]}, what))
+    return Message(role, "", _text({"tool_calls": [_call(call, what)]}, what), trained)
 
 
 def tools_of(fields: Fields) -> str:
@@ -97,7 +113,7 @@ def alike(text: str) -> str:
     return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False)
 
 
-def _message(entry: object, what: str) -> Message:
+def _message(entry: object, what: str, chosen: bool) -> Message:
     if not isinstance(entry, dict):
         raise DataError(f"{what} must be an object with role and content")
     role = entry.get("role")
@@ -112,6 +128,7 @@ def _message(entry: object, what: str) -> Message:
             more[name] = value
     if entry.get("function_call") is not None:
         raise DataError(f"{what} has a function_call: write it as tool_calls")
+    _check_members(entry, _MEMBERS, what)
     calls = entry.get("tool_calls")
     if calls is not None and not isinstance(calls, list):
         raise DataError(f"{what}: tool_calls is {kind(calls)}; it must be a list")
@@ -122,7 +139,43 @@ def _message(entry: object, what: str) -> Message:
     content = entry.get("content")
     if not (content is None and calls):
         content = _content(content, what)
-    return Message(str(role), content or "", _text(more, what) if more else "")
+    trained = _trained(entry, role, what, chosen)
+    return Message(str(role), content or "", _text(more, what) if more else "", trained)
+
+
+def _check_members(entry: Mapping[str, object], known: set[str], what: str) -> None:
+    """Refuse what is not understood. What is null or empty says nothing: a table has every member that any
+    other row has."""
+    for name, value in entry.items():
+        if name not in known and value is not None and value != [] and value != {} and value != "":
+            raise DataError(f"{what} has {name!r}, which is not understood: remove it or the record")
+
+
+def _trained(entry: Mapping[str, object], role: str, what: str, chosen: bool) -> bool:
+    """Whether a turn is trained on, as `weight` (OpenAI) or `train` (axolotl) say."""
+    said = {}
+    for name in ("weight", "train"):
+        value = entry.get(name)
+        if value is None:
+            continue
+        if not chosen:
+            raise DataError(f"{what} has {name!r}, which goes with formats messages and sharegpt: remove it")
+        right, told = (value in (0, 1), "0 or 1") if name == "weight" else (True, "true or false")
+        if (
+            not right
+            or isinstance(value, bool) != (name == "train")
+            or not isinstance(value, bool | int | float)
+        ):
+            shown = f"is {value}" if isinstance(value, int | float) else f"is {kind(value)}"
+            raise DataError(f"{what}: {name} {shown}; it must be {told}")
+        said[name] = bool(value)
+        if value and role != "assistant":
+            raise DataError(
+                f"{what} has {name!r}, but role {role}: only the assistant's turns are trained on"
+            )
+    if len({*said.values()}) > 1:
+        raise DataError(f"{what}: weight and train contradict each other: remove one")
+    return all(said.values())
 
 
 def _content(value: object, what: str) -> str:
@@ -142,6 +195,7 @@ def _content(value: object, what: str) -> str:
             )
         if not isinstance(part.get("text"), str):
             raise DataError(f'{what}: a part of its content must be {{"type": "text", "text": "..."}}')
+        _check_members(part, {"type", "text"}, f"a part of the content of {what}")
         texts.append(part["text"])
     return "".join(texts)
 
@@ -149,6 +203,8 @@ def _content(value: object, what: str) -> str:
 def _call(call: object, what: str) -> dict[str, Any]:
     """A call of a function, its arguments an object: templates write their JSON themselves."""
     wrapped = _function(call, what)
+    _check_members(wrapped, {"id", "type", "function"}, what)
+    _check_members(wrapped["function"], {"id", "name", "arguments"}, what)
     arguments = wrapped["function"].get("arguments", {})
     if isinstance(arguments, str):
         arguments = _parsed(arguments, f"the string of arguments of {what}")

@@ -13,7 +13,7 @@ from kubetune.api.progress import DataStatus
 from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune.api.runspec import RunReward, RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.examples import facts_of, read_examples, require
+from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Prompt
 from kubetune_trainer.data.prompts import AskedPrompt, ask
 from kubetune_trainer.data.split import Loaded, split
@@ -77,7 +77,7 @@ def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int)
         evaluation=EvaluationSet([], [], len(found.measured)),
         data=DataStatus(
             documents=len(found.held), held_out=int(found.held.sum()), tokens=sum(tokens),
-            truncated=sum(p.cut for p in found.training),
+            truncated=sum(p.cut for p in found.training), dropped=found.dropped,
         ),
         sources=facts_of(sources, found.of_source, found.held, tokens),
         fingerprint=found.fingerprint,
@@ -128,8 +128,8 @@ def _load(
 ) -> Loaded[AskedPrompt]:
     compare = [f.name for f in reward.functions or [] if f.name in functions.NEED_ANSWER]
     prompts: list[AskedPrompt] = []
-    hashes = []
-    for record, example, number in read_examples(source, stop):
+    hashes, skipped = [], Skipped()
+    for record, example, number in read_examples(source, stop, skipped):
         if not isinstance(example, Prompt):
             raise InvalidSpec(f"source {source.name}: this stage needs format prompts, not {source.format}")
         if compare and example.answer is None:
@@ -141,5 +141,4 @@ def _load(
                 )
         prompts.append(ask(example, record, tokenizer, room))
         hashes.append(number)
-    require(len(prompts), source)
-    return Loaded(prompts, np.array(hashes, dtype=np.uint64))
+    return Loaded(prompts, np.array(hashes, dtype=np.uint64), skipped.count)

@@ -16,10 +16,10 @@ from kubetune.api.warnings import WarningReason
 from kubetune_trainer.classify import ClassLossModel
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.classes import ClassRow, balanced, collate, label_map, tokenise
-from kubetune_trainer.data.examples import facts_of, fingerprint, read_examples, require, require_each
+from kubetune_trainer.data.examples import Skipped, facts_of, fingerprint, read_examples
 from kubetune_trainer.data.formats import Labelled
-from kubetune_trainer.data.holdout import kept_out, smallest
 from kubetune_trainer.data.read import Record
+from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
 from kubetune_trainer.errors import InvalidSpec
@@ -47,43 +47,30 @@ def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
         raise InvalidSpec("stage classification needs finetune settings and a base model")
     tokenizer = tokenizers.load(Path(spec.model.path), speaks=False)
     sources = [s for s in spec.data.sources if s.weight > 0]
-    read = [_read(source, stop) for source in sources]
-    own = _read(spec.evaluation_source, stop) if spec.evaluation_source else None
-    classes = _classes(spec, [r.example.label for source in read for r in source], work)
-    hashes = [np.array([r.number for r in source], dtype=np.uint64) for source in read]
-    every = np.concatenate(hashes)
-    of_source = np.repeat(np.arange(len(sources)), [len(h) for h in hashes])
-    own_hashes = np.array([r.number for r in own or ()], dtype=np.uint64)
-    held = kept_out(every, None if own is None else own_hashes, spec.data.validation_fraction)
-    require_each(sources, of_source, held)
-    both = [r for source in read for r in source]
-    training, truncated = _rows(
-        [r for r, h in zip(both, held, strict=True) if not h], classes, tokenizer, spec, stop
-    )
-    rest, _ = _rows([r for r, h in zip(both, held, strict=True) if h], classes, tokenizer, spec, stop)
-    labels = np.array([row.label for row in training], dtype=np.int64)
-    _tell(classes, labels)
+    labels: list[str] = []
+    found = split(spec, sources, partial(_load, own=spec.evaluation_source, labels=labels, stop=stop))
+    classes = _classes(spec, labels, work)
+    training, truncated = _rows(found.training, classes, tokenizer, spec, stop)
+    measured, _ = _rows(found.measured, classes, tokenizer, spec, stop)
+    learned = np.array([row.label for row in training], dtype=np.int64)
+    _tell(classes, learned)
 
     settings, weights = spec.finetune, [s.weight for s in sources]
     store = store_of((row.tokens for row in training), len(tokenizer))
-    epochs = Epochs(store, of_source[~held], weights, None, settings.seed)
+    epochs = Epochs(store, found.source, weights, None, settings.seed)
     count = None if settings.epochs is None else max(1, rows_in(epochs, settings.epochs))
-    if own is None:
-        measured = _smallest(rest, every[held], spec)
-    else:
-        own_rows, _ = _rows(own, classes, tokenizer, spec, stop)
-        measured = _smallest(own_rows, own_hashes, spec)
-    tokens = [int(store.lengths[of_source[~held] == i].sum()) for i in range(len(sources))]
+    tokens = [int(store.lengths[found.source == i].sum()) for i in range(len(sources))]
     return Prepared(
         tokenizer=tokenizer,
         stream=EpochStream(store, epochs, count, lambda examples: training[examples[0]]),
         total_steps=settings.max_steps or math.ceil((count or 1) / settings.global_batch_size),
         evaluation=EvaluationSet(measured, [], len(measured)),
         data=DataStatus(
-            documents=len(held), held_out=int(held.sum()), tokens=sum(tokens), truncated=truncated
+            documents=len(found.held), held_out=int(found.held.sum()), tokens=sum(tokens),
+            truncated=truncated, dropped=found.dropped,
         ),
-        sources=facts_of(sources, of_source, held, tokens),
-        fingerprint=fingerprint([*hashes, labels.view(np.uint64), own_hashes]),
+        sources=facts_of(sources, found.of_source, found.held, tokens),
+        fingerprint=found.fingerprint + fingerprint([learned.view(np.uint64)]),
         betas=(0.9, 0.999),
         collate=partial(collate, pad=tokenizer.pad_token_id),
         settings={
@@ -92,7 +79,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
             "problem_type": "single_label_classification",
             "pad_token_id": tokenizer.pad_token_id,
         },
-        class_weights=balanced(labels, len(classes))
+        class_weights=balanced(learned, len(classes))
         if spec.classification and spec.classification.class_weights == "balanced"
         else None,
     )  # fmt: skip
@@ -120,19 +107,21 @@ def samples(model: ClassLossModel, prepared: Prepared, spec: RunSpec, stop: Stop
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    record: Record
+    place: Record
+    """Where it stands, without its data."""
     example: Labelled
-    number: int
-    """Content hash."""
 
 
-def _read(source: RunSource, stop: Stop) -> list[_Read]:
-    found = []
-    for record, example, number in read_examples(source, stop):
+def _load(source: RunSource, own: RunSource | None, labels: list[str], stop: Stop) -> Loaded[_Read]:
+    """The texts of a source. Labels are noted but those of the evaluation's own data."""
+    found, hashes, skipped = [], [], Skipped()
+    for record, example, number in read_examples(source, stop, skipped):
         assert isinstance(example, Labelled), "the API refuses other formats"
-        found.append(_Read(record, example, number))
-    require(len(found), source)
-    return found
+        found.append(_Read(record.place(), example))
+        hashes.append(number)
+    if source is not own:
+        labels += [r.example.label for r in found]
+    return Loaded(found, np.array(hashes, dtype=np.uint64), skipped.count)
 
 
 def _classes(spec: RunSpec, labels: list[str], work: Path) -> list[str]:
@@ -163,7 +152,7 @@ def _rows(
     for r in read:
         if r.example.label not in index:
             shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-            raise r.record.error(
+            raise r.place.error(
                 f"label {r.example.label!r} is none of the classes ({shown}): mend the record, or name all "
                 "classes in data.labels"
             )
@@ -171,16 +160,11 @@ def _rows(
     tokens, cut = tokenise([r.example for r in read], tokenizer, spec.data.sequence_length)
     for r, (ids, _) in zip(read, tokens, strict=True):
         if not len(ids):
-            raise r.record.error("the tokenizer finds nothing in the text: remove the record")
+            raise r.place.error("the tokenizer finds nothing in the text: remove the record")
     rows = [
         ClassRow(ids, types, index[r.example.label]) for r, (ids, types) in zip(read, tokens, strict=True)
     ]
     return rows, cut
-
-
-def _smallest(rows: list[ClassRow], hashes: NDArray[np.uint64], spec: RunSpec) -> list[ClassRow]:
-    """Of the texts to measure, those with the smallest hashes."""
-    return [rows[i] for i in smallest(hashes, spec.evaluation.max_examples)]
 
 
 def _tell(classes: list[str], labels: NDArray[np.int64]) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.examples import facts_of, read_examples, require
+from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Preference
 from kubetune_trainer.data.pairs import EncodedPair, Pairs, collate, encode_pairs, store_pairs
 from kubetune_trainer.data.split import Loaded, split
@@ -107,8 +107,8 @@ def measures_of(margins: Iterable[torch.Tensor]) -> dict[str, float]:
 def _load(
     source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, stop: Stop
 ) -> Loaded[EncodedPair]:
-    examples, places, hashes = [], [], []
-    for record, example, number in read_examples(source, stop):
+    examples, places, hashes, skipped = [], [], [], Skipped()
+    for record, example, number in read_examples(source, stop, skipped):
         if not isinstance(example, Preference):
             raise InvalidSpec(
                 f"source {source.name}: this stage needs format preference, not {source.format}"
@@ -116,12 +116,11 @@ def _load(
         examples.append(example)
         places.append(record.place())
         hashes.append(number)
-    require(len(examples), source)
     pairs = []
     for pair in encode_pairs(examples, places, tokenizer, length):
         stop.check()
         pairs.append(pair)
-    return Loaded(pairs, np.array(hashes, dtype=np.uint64))
+    return Loaded(pairs, np.array(hashes, dtype=np.uint64), skipped.count)
 
 
 def _seen(epochs: Epochs, count: int, examples: int) -> list[int]:

@@ -13,7 +13,7 @@ from kubetune.api.progress import DataStatus
 from kubetune.api.runspec import RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.encode import Encoded, Rendered, encode, examples_of, question
-from kubetune_trainer.data.examples import facts_of, read_examples, require
+from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Example
 from kubetune_trainer.data.rows import collate, row_of
 from kubetune_trainer.data.split import Loaded, split
@@ -95,14 +95,13 @@ def _load(
 ) -> Loaded[_Item]:
     examples: list[tuple[Example, Rendered]] = []
     hashes: list[int] = []
-    records = 0
-    for record, example, number in read_examples(source, stop):
+    records, skipped = 0, Skipped()
+    for record, example, number in read_examples(source, stop, skipped):
         with record.named():
             parts = examples_of(example, tokenizer)
         examples += parts
         hashes += [number] * len(parts)
         records += 1
-    require(records, source)
     if records < len(examples):
         say(
             "data",
@@ -115,7 +114,7 @@ def _load(
     for (example, rendered), tokens in zip(examples, encoded, strict=True):
         stop.check()
         items.append(_Item(example, rendered, tokens))
-    return Loaded(items, np.array(hashes, dtype=np.uint64))
+    return Loaded(items, np.array(hashes, dtype=np.uint64), skipped.count)
 
 
 def _store(examples: Sequence[Encoded], length: int, tokenizer: PreTrainedTokenizerBase) -> TokenStore:

@@ -7,17 +7,19 @@ from decimal import Decimal
 
 from kubetune.api.reinforcement import RewardFunction
 from kubetune_trainer.data.formats import Prompt
-from kubetune_trainer.rewards import Judge
+from kubetune_trainer.rewards import Judge, Said
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def judge_of(chosen: Sequence[RewardFunction]) -> Judge:
-    """The weighted sum of some rules."""
+    """The weighted sum of some rules, of what comes after the thought; of no answer 0."""
 
-    def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+    def judge(prompts: Sequence[Prompt], answers: Sequence[Said]) -> list[float]:
         return [
-            sum(f.weight * FUNCTIONS[f.name](said, prompt.answer or "") for f in chosen)
+            0.0
+            if said.answer is None
+            else sum(f.weight * FUNCTIONS[f.name](said.answer, prompt.answer or "") for f in chosen)
             for prompt, said in zip(prompts, answers, strict=True)
         ]
 

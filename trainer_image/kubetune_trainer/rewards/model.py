@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune.artifacts.digest import MANIFEST
 from kubetune_trainer.data import tokenizer as tokenizers
-from kubetune_trainer.data.encode import encode, render
+from kubetune_trainer.data.encode import encode, unchecked
 from kubetune_trainer.data.formats import Prompt
 from kubetune_trainer.data.prompts import answered
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
@@ -26,7 +26,7 @@ from kubetune_trainer.model.digest import checked_digest
 from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.model_files import json_object
 from kubetune_trainer.reading import cause, of_the_file, reading
-from kubetune_trainer.rewards import Judge
+from kubetune_trainer.rewards import Judge, Said
 from kubetune_trainer.runtime import Precision, autocast
 
 
@@ -132,9 +132,10 @@ class _Judge:
         self._length = context_of(model) or 1 << 30
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[Said]) -> list[float]:
         """Rewards of whole texts, encoded as in the model's own training."""
-        texts = (render(answered(p, said), self._tokenizer) for p, said in zip(prompts, answers, strict=True))
+        pairs = zip(prompts, answers, strict=True)
+        texts = (unchecked(answered(p, said.text), self._tokenizer) for p, said in pairs)
         tokens = [e.tokens[-self._length :] for e in encode(texts, self._tokenizer)]
         rewards = [0.0] * len(tokens)
         for batch in in_batches(tokens, None):

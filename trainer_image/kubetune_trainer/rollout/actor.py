@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from kubetune.api.reinforcement import Rollout as RolloutSettings
 from kubetune_trainer.data.prompts import AskedPrompt
 from kubetune_trainer.evaluate import in_batches
-from kubetune_trainer.generate import continuations, written
+from kubetune_trainer.generate import continuations, told
 from kubetune_trainer.model.counting import end_tokens
 from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.rewards import Judge
@@ -66,11 +66,11 @@ class Actor:
             return continuations(model, self.tokenizer, [p.tokens for p in prompts], config, stop)
 
     def _rewards(self, prompts: Sequence[AskedPrompt], said: Sequence[list[int]]) -> list[float]:
-        texts = written(said, self.tokenizer)
+        answers = told(self.tokenizer, [p.tokens for p in prompts], said)
         ends = end_tokens(self.policy.model, self.tokenizer)
         return [
             reward - (self.settings.missing_end_penalty if answer[-1] not in ends else 0.0)
-            for reward, answer in zip(self.judge([p.prompt for p in prompts], texts), said, strict=True)
+            for reward, answer in zip(self.judge([p.prompt for p in prompts], answers), said, strict=True)
         ]
 
     def _scores(self, drawn: Sequence[Rollout], stop: Stop | None) -> tuple[list[Floats], list[Floats]]:
