@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
+from kubetune_trainer.methods.method import Method
 from kubetune_trainer.model import attention, loading, quantised
 from kubetune_trainer.model.checking import check_kind
 from kubetune_trainer.model.counting import size
@@ -36,6 +36,7 @@ from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
 from kubetune_trainer.model.making import create
 from kubetune_trainer.model.probing import check_causal, check_isolation
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
+from kubetune_trainer.objectives.objective import Objective
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import Outcome
 from kubetune_trainer.progress import StepReporter, measurements
@@ -47,7 +48,7 @@ from kubetune_trainer.sources.localize import localize
 from kubetune_trainer.warned import warn
 from kubetune_trainer.writer import only_writer
 
-OBJECTIVES: dict[str, ModuleType] = {
+OBJECTIVES: dict[str, Objective] = {
     "pretrain": clm,
     "mlm": mlm,
     "domain": clm,
@@ -58,7 +59,7 @@ OBJECTIVES: dict[str, ModuleType] = {
     "grpo": grpo,
     "classification": classification,
 }
-METHODS: dict[str, ModuleType] = {
+METHODS: dict[str, Method] = {
     "full": full,
     "lora": lora,
     "qlora": qlora,
@@ -152,7 +153,7 @@ class _Run:
 
     def _prepare(self, work: Path) -> Prepared:
         started = time.monotonic()
-        prepared: Prepared = self.objective.prepare(self.spec, work, self.stop, partial(self._packs, work))
+        prepared = self.objective.prepare(self.spec, work, self.stop, partial(self._packs, work))
         facts = prepared.data
         self.outcome.data, self.outcome.sources = facts, prepared.sources
         say(
@@ -224,7 +225,7 @@ class _Run:
         return base, fresh
 
     def _trainable(self, base: PreTrainedModel, fresh: list[str]) -> torch.nn.Module:
-        trained: torch.nn.Module = self.method.apply(base, self.spec, self.objective.HEAD, fresh)
+        trained = self.method.apply(base, self.spec, self.objective.HEAD, fresh)
         if self.spec.merge and self.spec.model.path:
             merge.check(trained, Path(self.spec.model.path))
         if self.prepared.packed:

@@ -223,7 +223,7 @@ def _volumes(spec: RunSpec) -> tuple[list[Any], list[Any]]:
     """What a run reads and writes."""
     written = [spec.output.uri, *([spec.cache.uri] if spec.cache and spec.cache.uri else [])]
     volumes, volume_mounts = mounts(
-        [locate(uri) for uri in uris(spec)], [locate(uri).volume for uri in written]
+        [locate(uri) for uri in uris(spec)], {locate(uri).volume for uri in written}
     )
     if spec.cache:
         volumes.append({"name": "cache", "emptyDir": {}})

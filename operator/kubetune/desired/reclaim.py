@@ -33,7 +33,7 @@ def reclaim_job(resource: Mapping[str, Any], settings: Settings) -> dict[str, An
     """The Job: a pod like the training pods, where those could run, that sees the one claim."""
     folder = folder_of(resource)
     location = locate(folder)
-    volumes, volume_mounts = mounts([location], writable=location.volume)
+    volumes, volume_mounts = mounts([location], writable={location.volume})
     compute = resource["spec"].get("compute") or {}
     template, defaults = compute.get("podTemplate") or {}, settings.defaults
     meta = metadata(resource, reclaim_name(resource), labels={RECLAIM_LABEL: "true"})

@@ -1,7 +1,7 @@
 """URIs as volumes: where `pvc://claim/path` and `configmap://name/key` lie in a pod."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def locate(uri: str) -> Location:
     raise ValueError(f"{uri} is neither pvc:// nor configmap://")
 
 
-def mounts(locations: Iterable[Location], writable: Collection[str] = ()) -> tuple[list[Any], list[Any]]:
+def mounts(locations: Iterable[Location], writable: Set[str] = frozenset()) -> tuple[list[Any], list[Any]]:
     """Volumes and volume mounts of some locations, each claim and ConfigMap once.
 
     Args:

@@ -25,7 +25,7 @@ from kubetune_trainer.methods.lora import base_options
 from kubetune_trainer.model.counting import PREFIX, context_of
 from kubetune_trainer.model.heads import CAUSAL_LM, Head
 
-__all__ = ["SoftPrompt", "apply", "base_options", "export"]
+__all__ = ["FORMER", "SoftPrompt", "apply", "base_options", "export"]
 
 FORMER: ArtifactFormat = "prompt"
 NAME = "prompt_embeddings"
