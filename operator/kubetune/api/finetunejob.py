@@ -16,6 +16,25 @@ from kubetune.api.training import Checkpoint, Compute, FineTuneOutput, FineTuneT
 class Lora(Block):
     """Low-rank adapters (Hu et al. 2021), as in peft's LoraConfig."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "size(self.targetModules) > 0"
+                " || (has(self.targetParameters) && size(self.targetParameters) > 0)",
+                "nothing is named that gets an adapter: name layers in targetModules, or weights of experts "
+                "in targetParameters",
+                field_path=".targetModules",
+            ),
+            cel(
+                "!has(self.targetParameters) || size(self.targetParameters) == 0"
+                " || (self.dropout == 0.0 && self.variant != 'dora')",
+                "experts are adapted without dropout and without dora: set dropout to 0 and variant to lora "
+                "or rslora, or remove targetParameters",
+                field_path=".targetParameters",
+            ),
+        )
+    )
+
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     """Rank r of the update B·A."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 32
@@ -28,9 +47,20 @@ class Lora(Block):
     it."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=253)]],
-        Field(min_length=1, max_length=64, json_schema_extra=SET_LIST),
+        Field(max_length=64, json_schema_extra=SET_LIST),
     ] = ["all-linear"]
-    """Names of the layers that get an adapter; all-linear: every linear layer but the output head."""
+    """Names of the layers that get an adapter; all-linear: every linear layer of the language model but the
+    output head and the routers of a mixture of experts."""
+    target_parameters: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=253)]],
+            Field(max_length=64, json_schema_extra=SET_LIST),
+        ]
+        | None
+    ) = None
+    """Names of experts' stacked weights that get an adapter, as by peft (mlp.experts.gate_up_proj,
+    mlp.experts.down_proj), each expert one of its own. Default: with targetModules all-linear all of them,
+    else none; an empty list: none."""
 
 
 class Quantization(Block):

@@ -49,6 +49,10 @@ class WarningReason(StrEnum):
     """The model's config asks for something that fast implementations of attention ignore."""
     NOT_PACKED = "NotPacked"
     """The architecture does not keep documents in one row apart, so each has rows of its own."""
+    EXPERTS_NOT_ADAPTED = "ExpertsNotAdapted"
+    """Experts of a mixture, or layers that are named like their parts, get no adapter."""
+    EXPERTS_NOT_QUANTIZED = "ExpertsNotQuantized"
+    """Experts of a mixture are not held in 4 bits."""
     ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
     """Nothing but its shapes tells whether an adapter fits the base."""
 

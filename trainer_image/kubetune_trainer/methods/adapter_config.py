@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig
 
 from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.methods import experts
 from kubetune_trainer.model_files import MOST_LAYERS, json_object
 from kubetune_trainer.reading import reading
 
@@ -86,6 +87,7 @@ _TAKEN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lora_alpha": (_number, "a finite number"),
     "lora_dropout": (_share, "a number from 0 to below 1"),
     "target_modules": (_chosen, "names of layers or one regular expression"),
+    "target_parameters": (_names, "plain names"),
     "exclude_modules": (_chosen, "names of layers or one regular expression"),
     "rank_pattern": (_patterns(_rank), "ranks by name, without repetitions in it"),
     "alpha_pattern": (_patterns(_number), "numbers by name, without repetitions in it"),
@@ -137,7 +139,9 @@ def read(folder: Path, what: str) -> LoraConfig:
     if taken.get("init_lora_weights") == "eva":
         taken["init_lora_weights"] = True
     with reading(f"{what}: {CONFIG}", REMEDY):
-        return LoraConfig(**taken)
+        config = LoraConfig(**taken)
+    experts.register(config)
+    return config
 
 
 def resolve(config: LoraConfig, model: torch.nn.Module, what: str) -> None:

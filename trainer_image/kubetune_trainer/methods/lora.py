@@ -14,8 +14,9 @@ from kubetune.api.finetunejob import Lora
 from kubetune.api.runspec import ArtifactFormat, RunSpec
 from kubetune_trainer.data.tokenizer import save_template
 from kubetune_trainer.errors import BaseModelMismatch, InvalidSpec
-from kubetune_trainer.methods import adapter_config, former
-from kubetune_trainer.methods.adapter_config import ALL_LINEAR
+from kubetune_trainer.methods import adapter_config, experts, former, targets
+from kubetune_trainer.methods.names import short
+from kubetune_trainer.methods.targets import Targets
 from kubetune_trainer.model.heads import CLASSIFIER, Head
 from kubetune_trainer.reading import cause, of_the_file
 from kubetune_trainer.runtime import Precision
@@ -36,7 +37,10 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
         InvalidSpec: no layer has one of the names; or see `former`.
         BaseModelMismatch: the former adapter does not fit the base.
     """
-    config = former.config_of(spec.adapter) if spec.adapter else _new(spec.lora or Lora())
+    if spec.adapter:
+        config = former.config_of(spec.adapter)
+    else:
+        config = _new(spec.lora or Lora(), targets.choose(model, spec.lora or Lora(), head, fresh))
     config.task_type = head.task
     # As a whole, in fp32: what is random now would be other random numbers when it is loaded.
     config.modules_to_save = list(fresh) or None
@@ -52,7 +56,7 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
                 f"adapter {spec.adapter.uri} does not fit the base: {cause(error)}: name the base that it "
                 "was trained on"
             ) from error
-        raise _no_such_layers(model, (spec.lora or Lora()).target_modules, error) from error
+        raise InvalidSpec(f"lora: the base cannot be adapted: {cause(error)}") from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # peft leaves modules_to_save as the base is
@@ -61,25 +65,18 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
     return adapted
 
 
-def _no_such_layers(model: PreTrainedModel, wanted: Sequence[str], error: Exception) -> InvalidSpec:
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    there = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, kinds)})
-    every = [f".{name}" for name, _ in model.named_modules()]
-    missing = [w for w in wanted if w != ALL_LINEAR and not any(n.endswith(f".{w}") for n in every)]
-    problem = f"the base model has no layer {' and no '.join(missing)}" if missing else cause(error)
-    return InvalidSpec(f"lora.targetModules: {problem}; the base has {', '.join(there)}: name some of these")
-
-
-def _new(lora: Lora) -> LoraConfig:
-    names = lora.target_modules
-    return LoraConfig(
+def _new(lora: Lora, chosen: Targets) -> LoraConfig:
+    config = LoraConfig(
         r=lora.rank,
         lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
-        target_modules=ALL_LINEAR if ALL_LINEAR in names else names,
+        target_modules=chosen.modules,
+        target_parameters=chosen.parameters or None,
     )
+    experts.register(config)
+    return config
 
 
 def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
@@ -95,6 +92,8 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config |= {"base_model_name_or_path": "base", "target_modules": _short(model)}
+    weights = {n.replace(".base_layer", "") for n, _ in model.get_base_model().named_parameters()}
+    config["target_parameters"] = short(model.base_model.targeted_parameter_names, weights) or None
     if config["task_type"] == CLASSIFIER.task:
         config["modules_to_save"] = sorted(set(config["modules_to_save"]))
         whole = copy.deepcopy(model.get_base_model().config)
@@ -102,7 +101,8 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         vars(whole).pop("quantization_config", None)
         whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return {"rank": config["r"], "target_modules": config["target_modules"]}
+    changed = [*config["target_modules"], *(config["target_parameters"] or ())]
+    return {"rank": config["r"], "target_modules": changed}
 
 
 def shared_target(model: PeftModel) -> str | None:

@@ -1,0 +1,53 @@
+"""Experts in 4 bits, while they are loaded: bitsandbytes and transformers quantise linear layers alone."""
+
+from typing import Any
+
+from bitsandbytes.nn.modules import Params4bit
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.quantizers import register_quantization_config, register_quantizer
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from kubetune_trainer.methods import experts
+
+_NAME = "bitsandbytes_with_experts"
+
+
+@register_quantization_config(_NAME)
+class ExpertsToo(BitsAndBytesConfig):
+    """Settings of bitsandbytes that hold for experts, too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.quant_method = _NAME
+
+
+@register_quantizer(_NAME)
+class _Quantizer(Bnb4BitHfQuantizer):
+    """transformers' own, which also takes every stacked weight of experts that `experts` computes with. Each
+    is one block-wise quantised tensor; it is packed once it is loaded, a layer's weight at a time."""
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, device_map: Any, **more: Any
+    ) -> None:
+        super()._process_model_before_weight_loading(model, device_map, **more)
+        for name, parameter in experts.parameters(model).items():
+            module, inner = get_module_from_name(model, name)
+            if experts.adaptable(module):
+                packed = Params4bit(
+                    parameter.data,
+                    requires_grad=False,
+                    compress_statistics=self.quantization_config.bnb_4bit_use_double_quant,
+                    quant_type=self.quantization_config.bnb_4bit_quant_type,
+                    quant_storage=self.quantization_config.bnb_4bit_quant_storage,
+                )
+                setattr(module, inner, packed)
+                experts.use(module)
+                module.source_cls = type(module)  # it asks for it, to find layers that are held transposed
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **more: Any) -> bool:
+        module, name = get_module_from_name(model, param_name)
+        if isinstance(getattr(module, name, None), Params4bit):
+            return True
+        needs: bool = super().param_needs_quantization(model, param_name, **more)
+        return needs
