@@ -5,6 +5,7 @@ all of its objects). And the reference in docs.
 """
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def render(document: dict[str, Any]) -> str:
     return _HEADER + text.getvalue()
 
 
+@cache
 def generated() -> dict[Path, str]:
     """Every generated file, by its path from the root of the repository."""
     keep = {"helm.sh/resource-policy": "keep"}
