@@ -90,7 +90,7 @@ def log_probabilities(
             _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step], temperature,
             use_reentrant=False, preserve_rng_state=False,
         )
-        for i in range(0, max(1, len(targets)), step)  # nothing, too, belongs to the graph
+        for i in range(0, max(1, len(targets)), step)  # without positions, too, there is a gradient: zero
     ]  # fmt: skip
     return torch.cat(parts)
 

@@ -1,5 +1,5 @@
-"""What is known about a run so far: the source of the termination message, the manifest's report and
-report.html."""
+"""What is known about a run so far. The termination message, the manifest's report and report.html are made
+from it."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

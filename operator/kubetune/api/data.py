@@ -126,8 +126,8 @@ class FineTuneSource(Block):
     """Where records call a field otherwise than their format does: its name in the format, and its name in
     the records, as {text: sentence}."""
     weight: Weight = 1.0
-    """How often a record is seen in one epoch, relative to the other sources; the largest weight means
-    once. In stage domain the share of tokens seen, relative to the other weights."""
+    """How often a record is seen in one epoch, relative to the other sources. Records of the largest weight
+    are seen once. In stage domain the share of tokens seen, relative to the other weights."""
 
 
 class FineTuneData(Block):
@@ -178,8 +178,8 @@ class Evaluation(Block):
     """How the result is measured, before and after training, on the same held-out examples."""
 
     data: EvaluationData | None = None
-    """Default: the examples held out by data.validation. With data of its own, nothing is held out but
-    examples that are in them, too: they are not trained on."""
+    """Default: the examples held out by data.validation. Where this is set, nothing is held out, but training
+    examples that are also in here are not trained on."""
     metrics: Annotated[list[Metric] | None, Field(max_length=6, json_schema_extra=SET_LIST)] = None
     """The first is the job's SCORE in kubectl get. loss: mean negative log-likelihood per completion token;
     perplexity: its exponential; token-accuracy: share of completion tokens ranked first; exact-match: share

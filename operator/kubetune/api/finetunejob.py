@@ -79,8 +79,8 @@ class PromptTuning(Block):
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] = 20
     """How many. They take room of the model's context: data.sequenceLength and they must fit it together."""
     init_text: Annotated[str, Field(max_length=4096)] = ""
-    """They begin as the embeddings of this text's tokens, repeated or cut to their number: best what names
-    the task or its answers. Default: random ones of the 5,000 most common tokens."""
+    """They begin as the embeddings of this text's tokens, repeated or cut to virtualTokens. A text that names
+    the task or its answers works best. Default: random ones of the 5,000 most common tokens."""
 
 
 LORA_METHODS = ("lora", "qlora")
@@ -174,11 +174,13 @@ class FineTuneJobSpec(Lifecycle):
     prompt-tuning: train virtual tokens that stand before every example or document, which no AdapterSet
     serves."""
     lora: Lora | None = None
-    """Settings of methods lora and qlora; when absent those of the adapter, or else the defaults, hold."""
+    """Settings of methods lora and qlora. When absent, those of `adapter` if one is named, else the
+    defaults."""
     quantization: Quantization | None = None
     """Settings of method qlora; the defaults are used when absent."""
     prompt_tuning: PromptTuning | None = None
-    """Settings of method prompt-tuning; when absent those of the adapter, or else the defaults, hold."""
+    """Settings of method prompt-tuning. When absent, those of `adapter` if one is named, else the
+    defaults."""
     dpo: Dpo | None = None
     """Settings of stage dpo; the defaults are used when absent."""
     reward: Reward | None = None

@@ -62,11 +62,12 @@ class Ppo(Block):
     clip_range: Annotated[float, Field(gt=0, le=1)] = 0.2
     """A token's probability ratio counts within 1 ± clipRange only."""
     value_clip_range: Annotated[float, Field(gt=0, le=1000)] = 0.2
-    """A value counts within its former one ± valueClipRange only."""
+    """A value may move by at most valueClipRange from what it was when the answer was drawn."""
     value_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Weight of the value loss."""
     kl_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.05
-    """What a token costs per nat that it is likelier than by the reference, the model at the start."""
+    """Price of drifting from the reference, which is the model at the start: taken off the reward of each
+    token, per nat by which it is likelier than by the reference."""
     kl_target: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Where set, klCoefficient is adapted so that an answer's divergence from the reference, in nats, comes
     to this (Ziegler et al. 2019, section 2.2)."""

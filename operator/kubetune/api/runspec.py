@@ -90,7 +90,7 @@ class RunSource(Block):
     text_field: str = "text"
     """Field that holds the text (format text)."""
     fields: dict[str, str] | None = None
-    """By the names that the format uses the record's own, of fields that it calls otherwise."""
+    """Renamed fields: the format's name -> the record's own name."""
 
 
 class RunData(Block):

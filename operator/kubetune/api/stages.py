@@ -48,7 +48,7 @@ def _block(field: str, stages: tuple[str, ...]) -> dict[str, str]:
 
 
 def _format(name: str, stages: tuple[str, ...]) -> list[dict[str, str]]:
-    """A format goes with some stages, and they with no other."""
+    """A format goes with some stages, and these stages take no other format."""
     message = f"format {name} goes with {_stages(stages)} and no other does: change one of them"
     return [
         cel(

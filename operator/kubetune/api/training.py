@@ -104,7 +104,7 @@ class Output(Block):
 
 
 class FineTuneOutput(Output):
-    """As of a PretrainJob, and in which form."""
+    """As of a PretrainJob, and whether an adapter is merged."""
 
     merge: bool = False
     """With methods lora and qlora: write full weights, the base with the adapter merged into it, in the

@@ -98,6 +98,6 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def _names(url: str) -> list[str]:
-    """Names that the receiver is called by inside a cluster, for `https://<service>.<namespace>.svc:<port>`."""
+    """DNS names of the receiver inside a cluster, of its URL `https://<service>.<namespace>.svc:<port>`."""
     host = urlsplit(url).hostname or "localhost"
     return [host, f"{host}.cluster.local"] if host.endswith(".svc") else [host]

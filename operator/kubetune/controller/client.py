@@ -250,8 +250,8 @@ def _checked(fence: Fence) -> aiohttp.TraceConfig:
             fence.check()
 
     trace = aiohttp.TraceConfig()
-    # In spite of their names both are called before: one before the request is put together, the other, in
-    # another turn of the event loop, before headers and body go out together.
+    # Despite their names both hooks run before anything is sent: the first before the request is built, the
+    # second in another turn of the event loop, just before headers and body go out.
     trace.on_request_headers_sent.append(check)
     trace.on_request_chunk_sent.append(check)
     return trace

@@ -11,7 +11,8 @@ QUANTITIES = {"requests", "limits", "capacity", "sizeLimit", "storage"}
 
 
 def differs(desired: Any, live: Any, *, quantity: bool = False) -> bool:
-    """Whether something desired is not so in the live object. What else is there is ignored."""
+    """Whether the live object lacks or contradicts anything desired. Fields that are not desired are
+    ignored."""
     if isinstance(desired, Mapping):
         if not isinstance(live, Mapping):
             return bool(desired)

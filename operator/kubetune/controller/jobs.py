@@ -37,7 +37,7 @@ SOON_SECONDS, LATE_SECONDS = 5.0, 30.0
 
 @dataclass(frozen=True)
 class Started:
-    """What came of the wish to start an attempt."""
+    """What came of trying to start an attempt."""
 
     dependencies: Need
     resources: Need
@@ -99,7 +99,7 @@ class JobReconciler:
         observed: Observed,
         now: datetime,
     ) -> tuple[Decision, Observed]:
-        """What has become of the decision to start an attempt, and what is observed then."""
+        """Try to start an attempt; returns the decision that came of it, and what is observed then."""
         try:
             started = await self._start(client, resource, previous, found, start, now)
         except ValidationError as error:

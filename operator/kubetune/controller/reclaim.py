@@ -1,7 +1,7 @@
 """Removes what a training job wrote before the job goes, where output.reclaimPolicy says so.
 
-The finalizer is there before the first file is. It is given up as soon as there is nothing to remove or no
-way to do it: no claim, or a namespace that is going, too, with all its claims.
+The finalizer is added before the first file is written. It is removed once there is nothing to delete, or no
+way to delete it: the claim is gone, or the whole namespace is being deleted.
 """
 
 import logging
@@ -30,7 +30,7 @@ AGAIN_SECONDS = 10.0
 
 
 async def keep(client: Client, resource: Object) -> Object:
-    """See to it that a job whose files are to go with it does not go without them."""
+    """Add the finalizer to a job whose files are deleted with it."""
     wanted = resource["spec"]["output"].get("reclaimPolicy") == "Delete"
     if not wanted or FINALIZER in (resource["metadata"].get("finalizers") or []):
         return resource
@@ -61,7 +61,7 @@ class Reclaim:
         return Result(AGAIN_SECONDS, wants_jobs=True)
 
     async def _next(self) -> Left | None:
-        """What stands between the job and its end; None when nothing does any more."""
+        """What the deletion of the job still waits for; None when nothing is left."""
         jobs = await self._attempts()
         ends = await self._end(jobs)
         if ends:
@@ -123,5 +123,5 @@ class Reclaim:
 
 
 def _removes(child: Object) -> bool:
-    """Whether it is not of an attempt, but of the removal."""
+    """Whether a Job removes files, rather than being an attempt."""
     return RECLAIM_LABEL in (child["metadata"].get("labels") or {})

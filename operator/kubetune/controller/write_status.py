@@ -13,7 +13,7 @@ REPORTED = ("trainerStatus", "lastCheckpoint")
 """Fields of that manager: written by the progress receiver while a job runs, here when it has ended."""
 
 EDITS = 3
-"""So many edits by users, at the very moment, are borne."""
+"""How often a status is written again because a user edited the object in between."""
 
 
 async def write_status(client: Client, resource: Object, previous: Block, status: Block) -> bool:

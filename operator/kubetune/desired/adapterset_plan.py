@@ -42,7 +42,7 @@ class Plan:
     disruption_budget: dict[str, Any] | None = None
     """None: there should be none."""
     problem: Problem | None = None
-    """What keeps the set from being as it is written."""
+    """Why not everything in the spec can be served."""
     outdated: bool = False
     """Whether pods are as an earlier operator made them."""
 

@@ -113,7 +113,7 @@ def _starts_from(job: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
 
 
 def _names(source: Mapping[str, Any], resource: Mapping[str, Any], *, default: str = "") -> bool:
-    """Whether a source is a job's artifact; one that has made none is not worth waiting for."""
+    """Whether a source is a job's artifact. A job that has made none is not waited for."""
     if _lies_in(source.get("uri"), resource):
         return True
     reference = source.get("jobRef")

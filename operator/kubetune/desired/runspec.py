@@ -141,7 +141,7 @@ def run_spec(
 
 
 def _by_name(sources: Sequence[S]) -> list[S]:
-    """In an order of our own: a job's sources may be reordered, and that does not make another run of it."""
+    """Sorted: a job whose sources are written in another order is the same run."""
     return sorted(sources, key=lambda s: s.name)
 
 

@@ -74,8 +74,8 @@ def is_claim_of_ours(volume: Mapping[str, Any]) -> bool:
 
 
 def secret_mounts(secrets: Iterable[RunSecret]) -> tuple[list[Any], list[Any]]:
-    """Volumes and volume mounts of the sources' Secrets: read-only folders, and not one that is missing is
-    passed over."""
+    """Volumes and volume mounts of the sources' Secrets, as read-only folders. A pod does not start while one
+    of them is missing."""
     volumes, volume_mounts = [], []
     for number, secret in enumerate(secrets):
         name = f"secret-{number}"

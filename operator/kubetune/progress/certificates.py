@@ -20,7 +20,7 @@ class Identity:
     """PEM texts."""
 
     authority: str
-    """Certificate of the authority: what trainers trust."""
+    """Certificate of the authority that trainers trust."""
     authority_key: str
     """Its private key."""
     certificate: str

@@ -1,4 +1,4 @@
-"""Accepts connections for the receiver without ever being busy with them alone.
+"""Accepts connections for the receiver, and leaves the event loop time for its other work.
 
 The receiver shares its event loop with the reconcilers, and every pod of the cluster can connect to it. So
 one connection is accepted per turn of the loop, a peer has few at a time, all together are bounded, and each
@@ -87,7 +87,7 @@ class Listener:
             if not isinstance(transport, asyncio.Transport):
                 connection.close()
             elif not ended.is_set():
-                # Of one that has ended, the TLS transport of Python 3.11.2 raises.
+                # Python 3.11.2 raises here if the TLS transport has ended.
                 transport.abort()
 
 

@@ -20,9 +20,9 @@ from kubetune.progress.claims import refuted
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"
 REMEMBER_SECONDS = 60.0
-"""A token is reviewed again after this long, or when its pod is gone."""
+"""Seconds until a token is reviewed again; it is forgotten at once when its pod is gone."""
 REMEMBER_DENIED_SECONDS = 10.0
-"""Not for long: the pod of a new attempt may be ahead of what the API server has told its caches."""
+"""Short: the pod of a new attempt may post before the API server's caches know it."""
 REMEMBERED = 4096
 AT_A_TIME = 4
 """Tokens that the API server is asked about."""

@@ -43,7 +43,7 @@ def application(reviewer: Reviewer, writer: Writer) -> web.Application:
         return answer
 
     async def hang_up(_: web.Request, answer: web.StreamResponse) -> None:
-        # A post is a connection: what else came over it would go before all others.
+        # A connection carries one post: a client that sends many over one would be served before all others.
         answer.force_close()
 
     app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -53,7 +53,7 @@ def application(reviewer: Reviewer, writer: Writer) -> web.Application:
 
 
 def runner(app: web.Application) -> web.AppRunner:
-    """What serves the application. A body is read as it comes: packed, it could be of any size."""
+    """What serves the application. Compressed bodies are not unpacked: they could grow to any size."""
     noise = logging.getLogger(f"{__name__}.http")
     noise.addFilter(_is_ours)
     return web.AppRunner(
@@ -62,7 +62,7 @@ def runner(app: web.Application) -> web.AppRunner:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether something is worth a line: not what anybody can write who sends something else than HTTP."""
+    """Whether a record is logged. What any client can cause by not speaking HTTP is not."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
 

@@ -1,1 +1,2 @@
-"""(resource, observed, now) -> status. Pure. Every owned condition is set each time; else Unknown."""
+"""(resource, observed, now) -> status. Pure. Every condition of a kind is set each time, to Unknown where
+nothing was observed."""

@@ -38,7 +38,7 @@ class Observed:
     adapters: Sequence[AdapterStatus]
     """One per adapter of the spec, as resolved: with a version, or a reason and a message, or both."""
     set_problem: tuple[str, str] | None = None
-    """Reason and message: what keeps the set from being as it is written, though something can be served."""
+    """Reason and message: why not everything in the spec can be served, although something is."""
     apply_problem: tuple[str, str] | None = None
     """Reason and message: why the API server refused a child."""
     rolling: tuple[str, str] | None = None

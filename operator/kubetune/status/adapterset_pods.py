@@ -10,7 +10,7 @@ from kubetune.status.scheduling import unschedulable
 # What a container may wait for without anything being wrong.
 _USUAL_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
 _TAIL = 400
-"""The end of a container's last words is what tells."""
+"""How much of the end of a container's output is quoted: there it says why it ended."""
 
 
 @dataclass(frozen=True)

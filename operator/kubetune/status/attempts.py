@@ -107,7 +107,7 @@ def attempt_of(
         settled = since + SETTLING
         finished, again = (since, None) if now >= settled else (None, settled)
     if finished is None:
-        # Of a pod that has ended, the Job controller tells in a moment what is to follow.
+        # The pod has ended; the Job controller will say in a moment how.
         begun, ending = _has_begun(pod), ending_of(pod)
         waits = _state(pod).get("waiting", {}).get("reason", "ContainerCreating")
         return Attempt(

@@ -1,4 +1,4 @@
-"""Conditions: three-valued, each one that a kind owns set each time."""
+"""Conditions. Each is True, False or Unknown, and every condition of a kind is set at each look."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

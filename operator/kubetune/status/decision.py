@@ -15,7 +15,7 @@ from kubetune.status.ending import LATE, Ending, late
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(seconds=300)
 LONG_LIFE = timedelta(minutes=10)
-"""An attempt that lasted for so long got somewhere: the next one need not wait."""
+"""An attempt that lasted so long made progress: the next one need not wait."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Seen:
     attempts: Sequence[Attempt] = ()
     """Those whose Jobs exist, oldest first."""
     alive: Sequence[str] = ()
-    """Pods that have not ended, of any attempt, be their Jobs deleted or not."""
+    """Pods of any attempt that have not ended, also of those whose Jobs are deleted."""
     active_seconds: int = 0
     """How long pods ran."""
     active_until: datetime | None = None
@@ -113,7 +113,7 @@ def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) ->
 def _stopped(
     seen: Seen, runs: Attempt | None, previous: JobStatus, wanted: Lifecycle, now: datetime
 ) -> Decision | None:
-    """What is done where nothing may run."""
+    """What is done while the job may not run: it is suspended, or its time is up."""
     limit = wanted.active_deadline_seconds
     used = _used(seen, previous)
     over = limit is not None and used >= limit
@@ -184,7 +184,8 @@ def _start(attempt: int, restarts: int, due: datetime, now: datetime) -> Start |
 
 
 def _due(last: Attempt, now: datetime) -> datetime:
-    """When the next attempt may start. Restarts that do not count wait, too, or they would run hot."""
+    """When the next attempt may start. Restarts that are not counted wait as well: otherwise they could
+    follow each other without a pause."""
     finished = last.finished or now
     return finished if finished - last.created >= LONG_LIFE else finished + delay(last.number)
 
@@ -192,7 +193,8 @@ def _due(last: Attempt, now: datetime) -> datetime:
 def _due_after_deletion(previous: JobStatus, now: datetime) -> datetime:
     """When the next attempt may start, if nothing is left of the last one to tell when it ended.
 
-    At once, usually; but something that deletes every Job does not make us run hot.
+    Usually that is at once. If something deletes each Job as soon as it is made, the pauses grow all the
+    same.
     """
     if previous.start_time is None or was_suspended(previous):
         return now

@@ -78,7 +78,7 @@ def judge(
 
 
 def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] | None:
-    """Of a pod that was ended from outside, and that not by us."""
+    """Why a pod ended that neither its trainer nor this operator has ended."""
     status = pod.get("status", {})
     said = str(status.get("message") or "")
     found = (c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget")
@@ -188,7 +188,7 @@ def _ended(
     """Of a trainer that ended by itself."""
     judged = outcome(code)
     if code == 0:
-        # Ended well but without the facts: the next attempt finds the artifact and only reports it.
+        # It succeeded, but its last word is lost. The next attempt finds the artifact and only reports it.
         judged = Outcome(Reason.INTERNAL_ERROR, retry=True, counted=True)
     said = last_word.message if last_word else ""
     message = said or f"The trainer ended with exit code {code} and {malformed or 'no last word'}."

@@ -1,4 +1,4 @@
-"""Status of a job that is being deleted while its files are to go, too. Pure."""
+"""Status of a job that is being deleted together with its files. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Left:
     reason: str
     message: str
     warning: bool = False
-    """Whether somebody has to do something."""
+    """Whether a person has to act."""
 
 
 def reclaimed(

@@ -17,7 +17,7 @@ class Fields:
 
     data: Mapping[str, Any]
     names: Mapping[str, str]
-    """The record's own names of fields that it calls otherwise."""
+    """Renamed fields: the format's name -> the record's own name."""
 
     def called(self, name: str) -> str:
         """The record's own name of a field."""

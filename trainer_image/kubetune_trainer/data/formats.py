@@ -79,7 +79,7 @@ def to_example(
         record: the record.
         form: its format.
         text_field: its field with the text, of format text.
-        fields: by the names that the format uses the record's own, of fields that it calls otherwise.
+        fields: renamed fields: the format's name -> the record's own name.
 
     Raises:
         DataError: the record has not the shape of its format; names file and line.

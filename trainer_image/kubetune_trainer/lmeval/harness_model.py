@@ -20,7 +20,7 @@ _SAY_SECONDS = 30.0
 
 
 class _Callable:
-    """The model without being a module: the harness would tie the weights of one anew."""
+    """Hides that the model is a torch module: the harness would tie its weights again."""
 
     def __init__(self, model: Any, stop: Stop) -> None:
         self._model, self._stop = model, stop

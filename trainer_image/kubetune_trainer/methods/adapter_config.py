@@ -1,4 +1,5 @@
-"""adapter_config.json of a LoRA adapter that others made: what of it is gone on with, and what cannot be.
+"""adapter_config.json of a LoRA adapter that others made: which settings are kept when its training goes on,
+and which are refused.
 
 peft ignores fields that it does not know, changes the base for some, and matches the layers' names with
 whatever regular expressions are there. So each value is looked at, and only what was is given to peft.
@@ -111,7 +112,7 @@ _INERT = {
     "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision",
     "task_type",
 }  # fmt: skip
-"""What says where the adapter comes from, or settings of what is off."""
+"""Fields that only say where the adapter comes from, or belong to a feature that is off."""
 
 
 def read(folder: Path, what: str) -> LoraConfig:
