@@ -247,10 +247,11 @@ def _check_base(
     base: ResolvedBase, gateway: Mapping[str, Any], claim_mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """No engine is ever started on a base that is not the one meant."""
+    at = locate(base.uri)
     return {
         "name": CHECK_BASE,
         **gateway,
-        "command": ["python", "-m", "kubetune.gateway.check_base", locate(base.uri).mounted, base.digest],
+        "command": ["python", "-m", "kubetune.gateway.check_base", at.mounted, base.digest, at.root],
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": claim_mounts,

@@ -15,9 +15,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="check_base", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("digest")
+    parser.add_argument("volume", type=Path, help="links to files are followed as long as they stay in it")
     options = parser.parse_args(argv)
     try:
-        found = folder_digest(options.folder)
+        found = folder_digest(options.folder, within=options.volume)
     except (OSError, UnsafePath) as error:
         return _say(f"the base model cannot be read: {error}")
     if found != options.digest:
