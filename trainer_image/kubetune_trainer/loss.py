@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.model.probing import evaluating
+from kubetune_trainer.model.terms import has_further_terms
 from kubetune_trainer.runtime import Precision, autocast
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
@@ -131,16 +133,31 @@ class LossModel(Wrapped):
     def __init__(self, model: PreTrainedModel, precision: Precision, *, packed: bool = True) -> None:
         super().__init__(model, precision)
         self._packed = packed
+        self._further: bool | None = None
         self._plain_head = _has_plain_head(model)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of the negative log-likelihoods of the labels that are not IGNORED; all arguments [rows,
         width]."""
+        if self._further is None:
+            self._further = has_further_terms(self.model)
+        if self._further:
+            return self._own_loss(tokens, positions, labels)
         hidden, targets = self._trained(tokens, positions, labels)
         if not self._plain_head:
-            return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
+            return functional.cross_entropy(hidden.float(), targets, reduction="sum")
         head = self.model.get_output_embeddings()
         return LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+
+    def _own_loss(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """transformers' loss with all terms that the config asks for, which it means over the labels: times
+        their number, as the loop divides by that of the whole step."""
+        with self.autocast():
+            own = self.model(
+                **self.inputs(tokens, positions), labels=labels, shift_labels=labels, use_cache=False
+            )
+        loss: torch.Tensor = own.loss * (labels != IGNORED).sum()
+        return loss
 
     @torch.no_grad()
     def score(
@@ -154,7 +171,7 @@ class LossModel(Wrapped):
             h, t = hidden[start : start + step], targets[start : start + step]
             if self._plain_head:
                 h = _logits(h, head.weight.to(h.dtype), head.bias)
-            loss += nn.functional.cross_entropy(h.float(), t, reduction="sum")
+            loss += functional.cross_entropy(h.float(), t, reduction="sum")
             correct += (h.argmax(-1) == t).sum()
         return loss, correct
 

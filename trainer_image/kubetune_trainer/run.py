@@ -29,6 +29,7 @@ from kubetune_trainer.loop import Loop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
 from kubetune_trainer.methods.method import Method
 from kubetune_trainer.model import attention, loading, quantised
+from kubetune_trainer.model.belongings import carry_over
 from kubetune_trainer.model.checking import check_kind
 from kubetune_trainer.model.counting import size
 from kubetune_trainer.model.digest import checked_digest
@@ -218,7 +219,8 @@ class _Run:
                 # positions reach is tried out, and on a GPU an index that is too large ends all.
                 options = {"device_map": {"": device}} | options
             base, fresh = loading.load(
-                Path(spec.model.path), options, tokenizer, spec.data.sequence_length, head, settings
+                Path(spec.model.path), options, tokenizer, spec.data.sequence_length, head, settings,
+                whole=spec.format == "full",
             )  # fmt: skip
         else:
             raise InvalidSpec("the run spec names neither a config nor a base model")
@@ -374,6 +376,8 @@ class _Run:
                 exported = merge.export(trained, self.spec, self.prepared, head, folder, self.stop)
             else:
                 exported = self.method.export(trained, self.prepared.tokenizer, folder)
+            if self.spec.format == "full" and self.spec.model.path:
+                carry_over(Path(self.spec.model.path), folder)
             report.write(folder, facts)
             return exported
 

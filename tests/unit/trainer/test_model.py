@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
     BertLMHeadModel,
@@ -17,12 +19,14 @@ from transformers import (
 from kubetune.artifacts.digest import folder_digest
 from kubetune_trainer.data.tokenizer import load as load_tokenizer
 from kubetune_trainer.errors import BaseModelMismatch, DataError, InvalidSpec
-from kubetune_trainer.model.checking import check_finite, check_kind
+from kubetune_trainer.model.checking import check_finite, check_kind, check_length
+from kubetune_trainer.model.counting import context_of
 from kubetune_trainer.model.digest import checked_digest
 from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.model.loading import load
 from kubetune_trainer.model.making import create
 from kubetune_trainer.model.probing import check_causal
+from tests.fixtures.families import tiny
 from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
 
 
@@ -30,6 +34,7 @@ from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
     ("change", "message"),
     [
         ({"model_type": "lama"}, "'lama' is no causal language model"),
+        ({"model_type": "gemma3"}, "is of more than text.* name its part for text, gemma3_text"),
         ({"model_type": "bert-for-cats"}, "no causal language model"),
         ({"hiden_size": 64}, "no field 'hiden_size' for model_type llama: did you mean hidden_size"),
         ({"auto_map": {"AutoModel": "x.py"}}, "no field 'auto_map'"),
@@ -224,3 +229,33 @@ def test_digests(folder: Path):
     (folder / "link").symlink_to(folder / "config.json")
     with pytest.raises(BaseModelMismatch, match="plain files only"):
         checked_digest("base model", str(folder), None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("lama", r"does not know model_type 'lama'.* \(it has llama"),
+        ("t5", "has no causal language model of model_type 't5'"),
+        ("qwen2_vl", "has no causal language model of model_type 'qwen2_vl'"),
+    ],
+)
+def test_unsupported_architectures_are_told_what_to_do(tokenizer, tmp_path: Path, kind: str, message: str):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(InvalidSpec, match=message) as refused:
+        load(tmp_path, {"dtype": torch.float32}, tokenizer, 32)
+    assert "architectures that docs/models.md lists" in str(refused.value)
+    assert len(str(refused.value)) < 330, "not a list of all"
+
+
+def test_a_config_may_state_no_context(tokenizer):
+    assert context_of(create(tiny("xlnet"), tokenizer, 4096)) is None, "it says -1"
+    model = create(TINY_LLAMA, tokenizer, 32)
+    model.config.max_position_embeddings = -1
+    check_length(model, 4096, "")
+    fields = {k: v for k, v in tiny("gemma3").items() if k != "model_type"}
+    composite = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **fields))
+    assert context_of(composite) == 64, "the text part's"
+
+
+def test_a_type_may_insist_on_a_token_to_begin_with(tokenizer):
+    assert create(tiny("modernbert-decoder"), tokenizer, 32).config.bos_token_id == tokenizer.eos_token_id

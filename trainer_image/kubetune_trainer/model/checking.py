@@ -1,15 +1,18 @@
 """Checks of what a model is, before it computes anything."""
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec, known
 from kubetune_trainer.model.counting import context_of
-from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
+from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM, Head
 from kubetune_trainer.model.probing import evaluating
 
 TAKE_ENCODERS = {"mlm", "classification"}
@@ -40,6 +43,32 @@ def check_kind(folder: Path, stage: str) -> None:
             f"the base model is an encoder ({encoder}), and stage {stage} needs a causal language model: "
             "name one as base"
         )
+
+
+def check_type(folder: Path, head: Head, what: str) -> None:
+    """Refuse an architecture that no model with a head can be made of.
+
+    Raises:
+        InvalidSpec: transformers has no such class.
+    """
+    path = folder / model_files.CONFIG
+    kind = model_files.json_object(path, f"the {what}").get("model_type") if path.is_file() else None
+    if isinstance(kind, str) and kind not in head.types:
+        raise InvalidSpec(f"the {what} cannot be loaded: {unsupported(kind, head)}")
+
+
+def unsupported(kind: str, head: Head) -> str:
+    """Why a model type goes with no head, and what to do."""
+    release = f"transformers {transformers.__version__}"
+    if kind in CONFIG_MAPPING:
+        problem = f"{release} has no {head.what} of model_type {kind!r}"
+    else:
+        problem = f"{release} does not know model_type {kind!r}, and code that comes with a model is not run"
+    near = ", ".join(difflib.get_close_matches(kind, head.types, n=3))
+    return (
+        f"{problem}{f' (it has {near})' if near else ''}: choose one of the {len(head.types)} architectures "
+        "that docs/models.md lists, or an image with a newer transformers (compute.podTemplate.image)"
+    )
 
 
 def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:

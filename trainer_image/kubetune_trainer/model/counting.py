@@ -6,6 +6,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 PREFIX = "soft_prompt"
 """Name of the part of a model that holds its virtual tokens, if it has any."""
 
+CONTEXTS = ("max_position_embeddings", "max_target_positions")
+"""What configs call the number of positions."""
+
 
 def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
     """How many parameters a model has; of one held in 4 bits those that the packed bytes stand for."""
@@ -20,8 +23,13 @@ def virtual_tokens(model: torch.nn.Module) -> int:
 
 def context_of(model: PreTrainedModel) -> int | None:
     """Tokens that a model's positions reach, less its virtual ones; None without a limit."""
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    return None if positions is None else positions - virtual_tokens(model)
+    config = model.config
+    for part in (config, config.get_text_config(decoder=True)):
+        for name in CONTEXTS:
+            positions = getattr(part, name, None)
+            if type(positions) is int and positions > 0:  # some say -1 for no limit
+                return positions - virtual_tokens(model)
+    return None
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

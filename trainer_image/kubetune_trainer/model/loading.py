@@ -11,8 +11,14 @@ from kubetune_trainer import model_files
 from kubetune_trainer.data.tokenizer import vocabulary
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.log import say
-from kubetune_trainer.model import quantised
-from kubetune_trainer.model.checking import check_ends, check_finite, check_length, check_positions
+from kubetune_trainer.model import belongings, quantised
+from kubetune_trainer.model.checking import (
+    check_ends,
+    check_finite,
+    check_length,
+    check_positions,
+    check_type,
+)
 from kubetune_trainer.model.heads import CAUSAL_LM, CLASSIFIER, MASKED_LM, Head
 from kubetune_trainer.model.probing import RESTORE
 from kubetune_trainer.reading import cause, of_the_file, reading
@@ -28,6 +34,8 @@ def load(
     head: Head = CAUSAL_LM,
     settings: Mapping[str, Any] | None = None,
     what: str = "base model",
+    *,
+    whole: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A base model from a folder of safetensors.
 
@@ -39,6 +47,7 @@ def load(
         head: what is to stand on it.
         settings: fields of its config that the data decide on.
         what: it is, for messages.
+        whole: whether a whole model is made of it: then what that will lack is warned of.
 
     Returns:
         The model, and the modules that the folder has no weights for, initialised anew: the head, if it may
@@ -50,11 +59,13 @@ def load(
     """
     model_files.check_folder(folder, what)
     options = quantised.options(folder, what, options)
+    check_type(folder, head, what)
     try:
-        model, info = head.auto.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **(settings or {}),
-        )  # fmt: skip
+        with belongings.watching() as unexpected:
+            model, info = head.auto.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, **options, **(settings or {}),
+            )  # fmt: skip
     except Exception as error:  # transformers, and what it imports for a base, raises anything
         if not of_the_file(error):
             raise
@@ -84,6 +95,9 @@ def load(
         check_positions(model, len(tokenizer) - 1, length, remedy)
     fresh = _fresh(model, info["missing_keys"], head, what)
     check_finite(model.named_parameters(), f"the {what}'s files")
+    if whole:
+        lost = () if head.fresh else unexpected  # another head is lost on purpose
+        belongings.tell_left_out(folder, type(model).__name__, lost)
     return model, fresh
 
 

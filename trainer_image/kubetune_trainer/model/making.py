@@ -9,8 +9,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.model.checking import check_length, check_positions
+from kubetune_trainer.model.checking import check_length, check_positions, unsupported
 from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM, Head
+from kubetune_trainer.model.terms import check_experts
 from kubetune_trainer.reading import cause, of_the_file
 
 
@@ -31,7 +32,15 @@ def create(
     fields = {k: v for k, v in config.items() if k != "model_type"}
     kind = str(config.get("model_type"))
     if kind not in head.types:
-        raise InvalidSpec(f"model.config.model_type {kind!r} is no {head.what} that transformers knows")
+        raise InvalidSpec(
+            f"model.config.model_type {kind!r} is no {head.what} that transformers knows: "
+            f"{unsupported(kind, head)}"
+        )
+    if part := CONFIG_MAPPING[kind].sub_configs.get("text_config"):
+        raise InvalidSpec(
+            f"model.config.model_type {kind!r} is of more than text, which is all that the corpus has: "
+            f"name its part for text, {getattr(part, 'model_type', None) or 'a model of text alone'}"
+        )
     usual = CONFIG_MAPPING[kind]().to_dict()
     there = set(usual) | set(CONFIG_MAPPING[kind].attribute_map)
     # In JSON, and so in Kubernetes, 1.0 is 1; transformers' configs insist on the type.
@@ -43,7 +52,7 @@ def create(
     model_files.check_config(fields, "model.config")
     fields |= {
         "vocab_size": len(tokenizer),
-        "bos_token_id": None,
+        "bos_token_id": None if _takes_none(kind, "bos_token_id") else tokenizer.eos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
@@ -54,8 +63,16 @@ def create(
         if not of_the_file(error):
             raise
         raise InvalidSpec(f"model.config makes no valid {kind} model: {cause(error)}") from error
+    if head is CAUSAL_LM:
+        check_experts(model)
     remedy = "raise max_position_embeddings in model.config or lower data.sequenceLength"
     check_length(model, length, remedy)
     if head is MASKED_LM:
         check_positions(model, len(tokenizer) - 1, length, remedy)
     return model
+
+
+def _takes_none(kind: str, field: str) -> bool:
+    """Whether a field of a type's config may be null."""
+    declared = CONFIG_MAPPING[kind].__dataclass_fields__.get(field)
+    return declared is None or "None" in str(declared.type)

@@ -17,6 +17,7 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.generate import sample_answers
 from kubetune_trainer.loss import LossModel, log_probabilities
 from kubetune_trainer.model.heads import CAUSAL_LM
+from kubetune_trainer.model.terms import tell_ignored
 from kubetune_trainer.objectives import pairs
 from kubetune_trainer.objectives.prepared import Packs, Prepared, Surroundings
 from kubetune_trainer.runtime import Precision
@@ -63,6 +64,7 @@ class DpoLossModel(LossModel):
     def __init__(self, model: PreTrainedModel, precision: Precision, beta: float) -> None:
         super().__init__(model, precision, packed=False)
         self._beta = beta
+        tell_ignored(model, "of DPO")
 
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.loss import LossModel, log_probabilities
+from kubetune_trainer.model.terms import tell_ignored
 from kubetune_trainer.optimizer import trainable
 from kubetune_trainer.runtime import Precision
 
@@ -24,6 +25,7 @@ class Policy(LossModel):
     ) -> None:
         super().__init__(model, precision, packed=False)
         self._temperature = temperature
+        tell_ignored(model, "of rewards")
         self._start: dict[str, torch.Tensor] = {}
         self.value_head: nn.Linear | None = None
         if value_head:
