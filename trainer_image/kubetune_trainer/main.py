@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from kubetune.api.exitcodes import Reason, code_of
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.runspec import RUN_SPEC_PATH, RunSpec
+from kubetune.api.version import VERSION_TEXT
 from kubetune_trainer import termination, warned
 from kubetune_trainer.errors import InvalidSpec, known
 from kubetune_trainer.log import banner_error, say
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m kubetune_trainer", description="Carry out one training run."
     )
+    parser.add_argument("--version", action="version", version=VERSION_TEXT)
     parser.add_argument("--run-spec", type=Path, default=Path(RUN_SPEC_PATH), help="run spec (JSON)")
     message = _carry_out(parser.parse_args(arguments).run_spec, stop)
     termination.write(message)

@@ -1,9 +1,12 @@
 """`kubetune operator | gateway | digest | reclaim`."""
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from kubetune.api.version import VERSION_TEXT
 
 USAGE = """usage: kubetune COMMAND
 
@@ -11,6 +14,9 @@ USAGE = """usage: kubetune COMMAND
   gateway           stand before a serving engine (in every serving pod)
   reclaim FOLDER    remove what a deleted job wrote (in a pod of its own)
   digest FOLDER     print the digest of a model or adapter folder
+
+  --version         print the version
+  COMMAND --help    describe a command and its flags
 """
 
 
@@ -23,6 +29,9 @@ def main() -> int:
         "reclaim": _reclaim,
     }
     words = sys.argv[1:]
+    if words == ["--version"]:
+        print(VERSION_TEXT)
+        return 0
     if not words or words[0] not in commands:
         print(USAGE, end="", file=sys.stdout if words in (["--help"], ["-h"]) else sys.stderr)
         return 0 if words in (["--help"], ["-h"]) else 2
@@ -52,11 +61,14 @@ def _reclaim(words: Sequence[str]) -> int:
 def _digest(words: Sequence[str]) -> int:
     from kubetune.artifacts.digest import UnsafePath, folder_digest
 
-    if len(words) != 1:
-        print("usage: kubetune digest FOLDER", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="kubetune digest", description="Print the digest of a model or adapter folder, as specs pin it."
+    )
+    parser.add_argument("--version", action="version", version=VERSION_TEXT)
+    parser.add_argument("folder", type=Path, help="the folder")
+    options = parser.parse_args(words)
     try:
-        print(folder_digest(Path(words[0]), within=Path("/")))
+        print(folder_digest(options.folder))
     except (FileNotFoundError, UnsafePath) as error:
         print(error, file=sys.stderr)
         return 1

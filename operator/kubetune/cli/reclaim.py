@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kubetune.api.version import VERSION_TEXT
+
 
 def main(argv: Sequence[str]) -> int:
     """Remove a folder below a root; returns the exit status. A folder that is gone is fine."""
@@ -15,7 +17,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--root", type=Path, required=True, help="mount of the volume: nothing outside is touched"
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--version", action="version", version=VERSION_TEXT)
+    parser.add_argument("folder", type=Path, help="what is removed")
     options = parser.parse_args(argv)
     root, folder = options.root.resolve(), options.folder
     # The folder itself may be a link: its place counts, not what it points to.

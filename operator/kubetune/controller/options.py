@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kubetune.api.defaults import PodDefaults
+from kubetune.api.version import VERSION_TEXT
 
 _NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -58,6 +59,7 @@ def parse(argv: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="kubetune operator", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=VERSION_TEXT)
     for option in fields(Options):
         given = os.environ.get(f"KUBETUNE_{option.name.upper()}")
         if isinstance(option.default, tuple):

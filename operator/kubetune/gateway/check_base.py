@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from kubetune.api.version import VERSION_TEXT
 from kubetune.artifacts.digest import UnsafePath, folder_digest
 
 
@@ -13,8 +14,9 @@ def main(argv: list[str]) -> int:
     # The first process of a container ignores what it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="check_base", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("digest")
+    parser.add_argument("--version", action="version", version=VERSION_TEXT)
+    parser.add_argument("folder", type=Path, help="folder of the base model")
+    parser.add_argument("digest", help="what its digest must be")
     parser.add_argument("volume", type=Path, help="links to files are followed as long as they stay in it")
     options = parser.parse_args(argv)
     try:

@@ -11,7 +11,7 @@ from kubetune.api.status import (
     ResolvedBase,
     SetPhase,
 )
-from kubetune.api.table import AdapterState, GatewayState
+from kubetune.api.table import ADMIN_PORT, AdapterState, GatewayState
 from kubetune.references.uses import WAITING
 from kubetune.status.adapterset_pods import ObservedPod
 from kubetune.status.conditions import Judgement, conditions
@@ -182,7 +182,7 @@ def _loaded(view: _View) -> Judgement:
     missing = [a for a in view.adapters if not _is_served(a)]
     known_bad = [a for a in missing if a.reason != "Loading" or a.failing]
     if view.unread and not known_bad:
-        return Judgement("Loaded", "Unknown", "StateUnreadable", f"no answer from {_list(view.unread)}")
+        return Judgement("Loaded", "Unknown", "StateUnreadable", _unreadable(view))
     if missing:
         worst = (known_bad or missing)[0]
         return Judgement(
@@ -236,8 +236,16 @@ def _degraded(view: _View) -> Judgement:
     if bad:
         return Judgement("Degraded", "True", bad[0][0], _list([message for _, message in bad]))
     if view.unread:
-        return Judgement("Degraded", "Unknown", "StateUnreadable", f"no answer from {_list(view.unread)}")
+        return Judgement("Degraded", "Unknown", "StateUnreadable", _unreadable(view))
     return Judgement("Degraded", "False", "AsExpected", "nothing is known to be wrong")
+
+
+def _unreadable(view: _View) -> str:
+    """A pod that is ready answers the kubelet, so what is in the way lies between the operator and it."""
+    return (
+        f"no answer from {_list(view.unread)}: let the operator reach port {ADMIN_PORT} of these pods; in "
+        "the way may be a network policy (examples/networkpolicies/serving.yaml lets it through) or a mesh's mTLS"
+    )
 
 
 def _lost_pods(view: _View) -> bool:

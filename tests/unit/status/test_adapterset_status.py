@@ -118,6 +118,13 @@ SITUATIONS = {
 LETTERS = {"True": "T", "False": "F", "Unknown": "U"}
 
 
+def test_gateways_that_cannot_be_asked_are_told_of_with_the_port_and_what_may_be_in_the_way():
+    [loaded] = [c for c in judge(observed(unread())).conditions if c.type == "Loaded"]
+    assert loaded.reason == "StateUnreadable"
+    assert "port 8001" in loaded.message
+    assert "examples/networkpolicies/serving.yaml" in loaded.message
+
+
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_situation(name: str):
     now, phase, ready, loaded, letters, reason = SITUATIONS[name]
