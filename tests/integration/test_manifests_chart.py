@@ -1,16 +1,19 @@
 """The chart on a real API server, by the real Helm: installed, upgraded, removed; the operator's rights."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dev.cluster import build, instance
 from tests.fixtures.cluster import Cluster, start_or_skip
 from tests.fixtures.helm import CHART, Helm, documents
-from tests.fixtures.manifests import dump, load, minimal
+from tests.fixtures.manifests import dump, load, merge, minimal
 from tests.fixtures.operator import eventually
+from tests.fixtures.schemas import NODES, values_at
 
 pytestmark = pytest.mark.integration
 
@@ -70,6 +73,92 @@ def test_upgrade_changes_crds_and_uninstall_keeps_them_and_their_objects(
     assert len(cluster.get("deployments", f"--namespace={NAMESPACE}")["items"]) == 1
 
 
+def test_another_release_takes_over_crds_that_were_kept_as_the_readme_says(
+    helm: Helm, empty_api_server: Cluster
+) -> None:
+    cluster = empty_api_server
+    upgrade(helm, cluster, CHART)
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.apply(dump(minimal("PretrainJob")))
+    where = f"--kubeconfig={cluster.kubeconfig}"
+    assert helm("uninstall", "kubetune", f"--namespace={NAMESPACE}", where).returncode == 0
+
+    text = (CHART / "README.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("helm install tuning ")]
+    words = [str(CHART) if word == "charts/kubetune" else word for word in line.split()[1:]]
+    without = [word for word in words if word != "--take-ownership"]
+    refused = helm(*without, where)
+    assert refused.returncode != 0
+    assert "exists and cannot be imported into the current release" in refused.stderr
+    helm("uninstall", "tuning", "--namespace=tuning", where)
+
+    done = helm(*words, where)
+    assert done.returncode == 0, done.stderr
+    crd = cluster.get("crd", "pretrainjobs.kubetune.io")
+    assert crd["metadata"]["annotations"]["meta.helm.sh/release-name"] == "tuning"
+    assert cluster.get("pretrainjob", "minimal")["spec"]["training"]["maxSteps"] == 10
+    # Beside it, one that leaves the CRDs to it.
+    beside = ["install", "second", str(CHART), f"--namespace={NAMESPACE}", "--set=crds.install=false"]
+    done = helm(*beside, where)
+    assert done.returncode == 0, done.stderr
+    for name, namespace in ("second", NAMESPACE), ("tuning", "tuning"):
+        assert helm("uninstall", name, f"--namespace={namespace}", where).returncode == 0
+    # The tests after this one begin with the first name.
+    for plural in ("pretrainjobs", "finetunejobs", "adaptersets"):
+        cluster.kubectl(
+            "annotate", "--overwrite", "crd", f"{plural}.kubetune.io",
+            "meta.helm.sh/release-name=kubetune", f"meta.helm.sh/release-namespace={NAMESPACE}",
+        )  # fmt: skip
+    cluster.kubectl("delete", "namespace", "tuning", "--wait=false")
+
+
+FRACTION = 0.5
+QUANTITIES = [
+    (kind, path.removeprefix("spec."))
+    for kind, nodes in NODES.items()
+    for path, node in nodes
+    # A share of pods is no quantity: there a fraction means nothing.
+    if node.get("x-kubernetes-int-or-string") and "podDisruptionBudget" not in path
+]
+
+
+@pytest.mark.parametrize(("kind", "path"), QUANTITIES, ids=str)
+def test_a_fraction_without_quotes_is_taken_as_a_pod_takes_it(
+    helm: Helm, empty_api_server: Cluster, kind: str, path: str
+) -> None:
+    cluster = empty_api_server
+    if cluster.kubectl("get", "mutatingadmissionpolicy", "quantities.kubetune.io").returncode:
+        upgrade(helm, cluster, CHART)
+        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    change = {"metadata": {"name": "fraction"}, "spec": with_quantity(path, FRACTION)}
+    manifest = dump(merge(minimal(kind), change))
+
+    def is_taken() -> bool:
+        # A policy is known a moment later.
+        done = cluster.kubectl("apply", "--dry-run=server", "--output=json", "--filename=-", input=manifest)
+        assert done.returncode == 0 or "must be of type integer,string" in done.stderr, done.stderr
+        return done.returncode == 0 and values_at(json.loads(done.stdout), f"spec.{path}") == [str(FRACTION)]
+
+    eventually(f"{path} of {kind} is a string", is_taken, seconds=10)
+
+
+def with_quantity(path: str, quantity: float) -> Any:
+    """A spec with a quantity in a place."""
+    value: Any = quantity
+    for step in reversed(path.replace("[]", ".[]").split(".")):
+        if step != "[]":
+            value = {step: value}
+            if step == "emptyDir":
+                value |= {"name": "scratch"}
+            if step == "resources" and "initContainers" in path:
+                value |= {"name": "own", "image": "own:1"}
+        elif isinstance(value, dict):
+            value = [value]
+        else:
+            value = {"cpu": value}
+    return value
+
+
 def test_what_the_readme_says_removes_everything(helm: Helm, empty_api_server: Cluster) -> None:
     cluster = empty_api_server
     upgrade(helm, cluster, CHART)
@@ -125,6 +214,7 @@ ALLOWED = [
     ("create", "jobs.batch", "tenant", ""),
     ("delete", "jobs.batch", "tenant", ""),
     ("patch", "deployments.apps", "tenant", ""),
+    ("delete", "poddisruptionbudgets.policy", "tenant", ""),
     ("get", "configmaps", "tenant", ""),
     ("get", "persistentvolumeclaims", "tenant", ""),
     ("patch", "pods", "tenant", ""),

@@ -243,8 +243,8 @@ def _degraded(view: _View) -> Judgement:
 def _unreadable(view: _View) -> str:
     """A pod that is ready answers the kubelet, so what is in the way lies between the operator and it."""
     return (
-        f"no answer from {_list(view.unread)}: let the operator reach port {ADMIN_PORT} of these pods; in "
-        "the way may be a network policy (examples/networkpolicies/serving.yaml lets it through) or a mesh's mTLS"
+        f"no answer from {_list(view.unread)}: let the operator reach port {ADMIN_PORT} of these pods. In "
+        "the way may be a network policy (examples/networkpolicies/serving.yaml lets it in) or a mesh's mTLS"
     )
 
 
