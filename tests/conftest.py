@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
-    for name in ("cluster", "crds", "golden", "helm", "s3", "world", "chaos", "crash")
+    for name in ("cluster", "crds", "golden", "helm", "s3", "world", "chaos", "crash", "family_option")
 ]
 
 # How long an example takes is the machine's matter, and what else it does.
