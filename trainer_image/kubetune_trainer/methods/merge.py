@@ -175,6 +175,8 @@ def _state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def _logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    # Some keep no such cache as transformers makes by default.
+    no_cache = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
     with evaluating(model):
-        logits: torch.Tensor = model(input_ids=tokens).logits
+        logits: torch.Tensor = model(input_ids=tokens, **no_cache).logits
     return logits.double()
