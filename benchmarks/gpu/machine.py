@@ -15,6 +15,7 @@ IMPORTED = (
     "accelerate", "aiohttp", "awscrt", "bitsandbytes", "jinja2", "numpy", "peft", "pyarrow", "pydantic",
     "safetensors", "tokenizers", "torch", "transformers", "yarl",
 )  # fmt: skip
+"""What the trainer imports at the outset."""
 SIDE, TIMES = 8192, 10
 
 

@@ -1,5 +1,6 @@
 """What of benchmarks/gpu needs no training."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import table, wheels
+from benchmarks.gpu.machine import IMPORTED
 from benchmarks.gpu.phases import LEAST, Phases
 from benchmarks.gpu.workloads import LORA_8B, WORKLOADS, find, peak
 
@@ -88,6 +90,21 @@ def test_what_no_time_is_left_for_is_left_out(tmp_path: Path) -> None:
     found = phases(tmp_path, LEAST - 1)
     assert not found.run("good", ["good"], 30)
     assert found.told == [("good", "left out: 14 s of 14 are left")]
+
+
+def test_all_that_the_trainer_imports_is_looked_for() -> None:
+    """But what only runs with lm-eval import, and parts of what is looked for."""
+    folders = ("trainer_image/kubetune_trainer", "operator/kubetune/api", "operator/kubetune/artifacts")
+    nodes = [
+        node
+        for folder in folders
+        for path in (wheels.ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+    others = {"kubetune", "kubetune_trainer", "lm_eval", "datasets", "markupsafe", "pydantic_core"}
+    assert {n.partition(".")[0] for n in names} - sys.stdlib_module_names - others == {*IMPORTED}
 
 
 def wheel(path: Path, *names: str) -> Path:
