@@ -15,7 +15,7 @@ _MATRIX = re.compile(
 )
 # A copy of the base's own embedding, which peft saves beside matrices for it, and vLLM passes over.
 _OWN_EMBEDDING = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+\.(?:embed_tokens|lm_head))\.base_layer\.weight"
+    r"(?:base_model\.model\.)?(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight"
 )
 _SHOWN = 4
 

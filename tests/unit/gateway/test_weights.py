@@ -86,8 +86,9 @@ def lm_head(rank: int = RANK) -> Shapes:
         matrices(*ALL) | EMBEDDING,
         matrices(*ALL) | lm_head(),
         matrices(*ALL) | EMBEDDING | {f"{PREFIX}model.embed_tokens.base_layer.weight": (VOCABULARY, HIDDEN)},
+        matrices(*ALL) | lm_head() | {f"{PREFIX}lm_head.base_layer.weight": (VOCABULARY, HIDDEN)},
     ],
-    ids=["all", "without-prefix", "one-layer", "embedding", "tied-head", "copy-of-embedding"],
+    ids=["all", "without-prefix", "one-layer", "embedding", "tied-head", "copy-of-embedding", "copy-of-head"],
 )
 def test_what_fits_is_taken(base: Path, shapes: Shapes):
     judge(base, shapes)
