@@ -25,6 +25,17 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
         {"conversations": [{"from": "human", "value": f"{w} {i}?"}, {"from": "gpt", "value": "Yes."}]}
         for i, w in enumerate(WORDS * 4)
     ],
+    "messages": [
+        {
+            "messages": [
+                {"role": "user", "content": f"{w}?"},
+                {"role": "assistant", "content": "No.", "weight": 0},
+                {"role": "user", "content": f"{i}?"},
+                {"role": "assistant", "content": "Yes."},
+            ]
+        }
+        for i, w in enumerate(WORDS * 4)
+    ],
     "preference": [
         {"prompt": f"Name {w} {i}. ", "chosen": f"A {w}.", "rejected": "Nothing."}
         for i, w in enumerate(WORDS * 4)

@@ -148,6 +148,10 @@ class FineTuneData(Block):
     preference, texts of format classification, and prompts are never packed."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
+    enable_thinking: bool | None = None
+    """What the chat template gets as enable_thinking, which templates of models that think know: false asks
+    for answers without a thought. It holds in training, evaluation and rollouts; requests to an engine say
+    it themselves (chat_template_kwargs). Default: what the template does without it."""
     labels: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]] | None,
         Field(min_length=2, max_length=MOST_CLASSES, json_schema_extra=SET_LIST),

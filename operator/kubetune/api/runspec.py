@@ -104,6 +104,8 @@ class RunData(Block):
     """Several documents per sequence, isolated; None: where the architecture keeps them apart."""
     prompt_loss: bool = False
     """Train on prompts, too."""
+    enable_thinking: bool | None = None
+    """What the chat template gets as enable_thinking; None: nothing."""
     labels: list[str] | None = None
     """Classes in the order of the model's outputs; None: those of the data, sorted."""
     validation_fraction: float

@@ -107,6 +107,11 @@ STAGE_RULES = (
         _TEXTS,
         field_path=".evaluation.data.format",
     ),
+    cel(
+        f"!has(self.data.enableThinking) || !({_is((*DOCUMENTS, *CLASSES))})",
+        f"{_stages((*DOCUMENTS, *CLASSES))} write no conversations: remove enableThinking",
+        field_path=".data.enableThinking",
+    ),
     _metrics(),
     _no_prompt_loss(PAIRS, "only answers are compared"),
     _no_prompt_loss(REWARDED, "only answers are learned from"),

@@ -35,6 +35,8 @@ class WarningReason(StrEnum):
     """Examples are not trained on."""
     RECORDS_WITHOUT_TEXT = "RecordsWithoutText"
     """Records hold no text to learn from, and are left out."""
+    SPECIAL_TOKENS_IN_TEXT = "SpecialTokensInText"
+    """Records hold special tokens of the tokenizer, which are read as such."""
     THOUGHTS_WITHOUT_END = "ThoughtsWithoutEnd"
     """Most answers are a thought that does not end within evaluation.maxNewTokens."""
     ALSO_IN_EVALUATION = "AlsoInEvaluation"

@@ -127,6 +127,7 @@ def run_spec(
             sequence_length=spec.data.sequence_length,
             packing=False if spec.stage in UNPACKED else spec.data.packing,
             prompt_loss=spec.data.prompt_loss,
+            enable_thinking=spec.data.enable_thinking,
             labels=spec.data.labels,
             validation_fraction=spec.data.validation.fraction,
         ),

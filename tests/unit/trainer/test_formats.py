@@ -326,3 +326,35 @@ def test_equal_contents_have_equal_hashes():
     assert content_hash(Text("a")) == content_hash(Text("a")) != content_hash(Text("b"))
     assert content_hash(Completion("ab", "c")) != content_hash(Completion("a", "bc"))
     assert 0 <= content_hash(Text("a")) < 2**64
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "told"),
+    [
+        ("sharegpt", {"messages": messages(Q, A)}, "the record fits format messages"),
+        ("sharegpt", {"conversations": messages(Q, A)},
+         "format messages with fields: {messages: conversations}"),
+        ("messages", {"conversations": shared(("human", "Q"), ("gpt", "A"))},
+         "the record fits format sharegpt"),
+        ("messages", {"messages": shared(("human", "Q"), ("gpt", "A"))},
+         "format sharegpt with fields: {conversations: messages}"),
+        ("messages", {"turns": messages(Q, A)}, "format messages with fields: {messages: turns}"),
+        ("prompt-completion", {"instruction": "Q", "output": "A"}, "the record fits format alpaca"),
+        ("alpaca", {"prompt": "Q", "completion": "A"}, "the record fits format prompt-completion"),
+        ("alpaca", {"question": "Q", "answer": "A", "id": "7"},
+         "format alpaca with fields: {instruction: question, output: answer}"),
+        ("alpaca", {"prompt": "Q", "chosen": "A", "rejected": "B"},
+         "the record fits format preference, which goes with stage dpo or reward"),
+        ("alpaca", {"text": "T", "label": 1},
+         "the record fits format classification, which goes with stage classification"),
+        ("text", {"content": "T", "n": 3},
+         "format text with fields: {text: content} (in a PretrainJob textField: content)"),
+        ("messages", {"text": "T"}, "the record fits format text"),
+        ("alpaca", {"input": 3}, None),
+    ],
+)  # fmt: skip
+def test_which_format_would_fit_is_said(form: str, data: dict, told: str | None):
+    with pytest.raises(DataError) as raised:
+        example(form, data)
+    assert str(raised.value).startswith("f.jsonl, line 7: ")
+    assert (told in str(raised.value)) if told else ("fits format" not in str(raised.value))

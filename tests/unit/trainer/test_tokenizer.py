@@ -1,9 +1,12 @@
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
+from kubetune_trainer.data.encode import chat, examples_of
+from kubetune_trainer.data.formats import Conversation, Message
 from kubetune_trainer.data.tokenizer import load, save_template, vocabulary
 from kubetune_trainer.data.tokenizer_training import END, PAD, train
 from kubetune_trainer.errors import InvalidSpec
@@ -97,3 +100,19 @@ def test_loading_leaves_a_tokenizer_as_it_came(tokenizer, tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation": cuts, "padding": pads}))
     backend = load(tmp_path).backend_tokenizer
     assert (backend.truncation["max_length"], backend.padding["length"]) == (4, 9)
+
+
+def test_thinking_is_for_templates_that_know_it(tokenizer, tmp_path: Path):
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InvalidSpec, match=r"data.enableThinking: the base model's chat template knows no"):
+        load(tmp_path, thinking=False)
+    template = (files("trl") / "chat_templates/qwen3.jinja").read_text()
+    (tmp_path / "chat_template.jinja").write_text(template)
+    asked = Conversation((Message("user", "Q"),))
+    texts = {t: chat(asked, 1, load(tmp_path, thinking=t), answer=True) for t in (None, True, False)}
+    assert texts[None] == texts[True]
+    assert texts[False] == texts[True] + "<think>\n\n</think>\n\n"
+    answered = Conversation((Message("user", "Q"), Message("assistant", "A")))
+    [(_, rendered)] = examples_of(answered, load(tmp_path, thinking=False))
+    assert rendered.text.startswith(texts[False])
+    assert rendered.text[slice(*rendered.spans[0])] == "A<|im_end|>\n"

@@ -19,6 +19,7 @@ from kubetune_trainer.data.examples import Skipped, SourceFacts, fingerprint, re
 from kubetune_trainer.data.formats import Text
 from kubetune_trainer.data.holdout import kept_out
 from kubetune_trainer.data.rows import Row
+from kubetune_trainer.data.special_tokens import begun_twice, noticed
 from kubetune_trainer.data.store import Tokens, TokenStore, store_of, token_type
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.files import replace_file
@@ -210,7 +211,7 @@ def _tokenise(
 ) -> tuple[Part, Part]:
     """The training part and the held-out part, each document ended by the end token, and begun as the
     tokenizer begins a text, unless it is for rows that have a beginning of their own (masked)."""
-    backend = tokenizers.of_plain_text(tokenizer)
+    backend = tokenizers.of_documents(tokenizer)
     end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
     size = tokenizers.vocabulary(tokenizer)
     dtype = token_type(size)
@@ -226,15 +227,18 @@ def _tokenise(
             encodings = encode(batch, add_special_tokens=not masked)
         for encoding in encodings:
             side = int(held[count])
-            ids = encoding.ids if encoding.ids[-1:] == [end] else [*encoding.ids, end]
+            skip = int(begun_twice(encoding.ids, tokenizer))
+            ids = encoding.ids[skip:]
+            ids = ids if ids[-1:] == [end] else [*ids, end]
             parts[side].append(np.array(ids, dtype=dtype))
             if words:
-                number = np.array(encoding.word_ids, dtype=np.int64)
-                inner[side].append(np.append(np.diff(number, prepend=-1) == 0, False).astype(dtype))
+                number = np.array(encoding.word_ids, dtype=np.float64)[skip:]
+                same = np.append(np.diff(number, prepend=-1) == 0, False)
+                inner[side].append(same[: len(ids)].astype(dtype))
             count += 1
         batch.clear()
 
-    for _, example, _ in read_examples(source, stop):
+    for _, example, _ in noticed(read_examples(source, stop), tokenizer, source):
         batch.append(_text(example))
         if len(batch) == BATCH:
             flush()

@@ -21,6 +21,7 @@ from kubetune_trainer.data.formats import (
     Prompt,
     Text,
 )
+from kubetune_trainer.data.special_tokens import begun_twice
 from kubetune_trainer.data.thoughts import answer_in
 from kubetune_trainer.errors import DataError, known
 from kubetune_trainer.patience import cpu_time
@@ -174,6 +175,8 @@ def encode(
             found = _tokens([r.text for r in batch], tokenizer, special)
             for r, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
                 places = _places(offsets)
+                if r.special and begun_twice(ids, tokenizer):
+                    ids, places = ids[1:], places[1:]
                 if any(low < edge < high for edge, _ in (*r.spans, *r.passed) for low, high in places):
                     ids, places = _apart(r, tokenizer)
                 yield _marked(r, ids, places, tokenizer.eos_token_id, prompt_loss)
@@ -219,8 +222,9 @@ def _apart(r: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], 
         found = _tokens(r.text[start:end], tokenizer, r.special and not ids)
         part = found["input_ids"]
         part = unended(part, tokenizer) if end < len(r.text) else part
-        ids += part
-        offsets = found["offset_mapping"][: len(part)]
+        skip = int(r.special and not ids and begun_twice(part, tokenizer))
+        ids += part[skip:]
+        offsets = found["offset_mapping"][skip : len(part)]
         places += _places([(low + start, high + start) for low, high in offsets], start)
     return ids, places
 
@@ -234,7 +238,9 @@ def prompt_tokens(text: str, special: bool, tokenizer: PreTrainedTokenizerBase) 
         tokenizer: of the model.
     """
     tokens = list(tokenizer(text, add_special_tokens=special)["input_ids"])
-    return (unended(tokens, tokenizer) if special else tokens) or [tokenizer.eos_token_id]
+    if special:
+        tokens = unended(tokens, tokenizer)[int(begun_twice(tokens, tokenizer)) :]
+    return tokens or [tokenizer.eos_token_id]
 
 
 def unended(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kubetune.api.data import Format
 from kubetune_trainer.data import sides
 from kubetune_trainer.data.fields import Fields, NoText, kind
+from kubetune_trainer.data.hints import hint
 from kubetune_trainer.data.read import Record
 from kubetune_trainer.data.turns import Message as Message
 from kubetune_trainer.data.turns import alike, messages_of, shared_turns, tools_of
@@ -90,17 +92,29 @@ def to_example(
             return _SHAPES[form](Fields(record.data, names))
         except NoText:
             return None
+        except DataError as error:
+            better = hint(record.data, form, partial(_fits, record.data))
+            raise DataError(f"{error}; {better}" if better else str(error)) from error
         except RecursionError as error:
             raise DataError("is nested too deep: remove the record") from error
+
+
+def _fits(data: Mapping[str, object], form: str, fields: Mapping[str, str]) -> bool:
+    try:
+        _SHAPES[form](Fields(data, fields))
+    except (DataError, NoText, RecursionError):
+        return False
+    return True
 
 
 def content_hash(example: Example) -> int:
     """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in; of a
     labelled text, whatever its label; of a prompt, whatever its answer."""
-    return int.from_bytes(hashlib.sha256("\0".join(_parts(example)).encode()).digest()[:8])
+    return int.from_bytes(hashlib.sha256("\0".join(strings_of(example)).encode()).digest()[:8])
 
 
-def _parts(example: Example) -> list[str]:
+def strings_of(example: Example) -> list[str]:
+    """All that an example says, whatever its label or answer to compare with."""
     match example:
         case Conversation(messages, tools):
             turns = [p for m in messages for p in (m.role, m.content, *_known(m.more), *_passed(m))]
@@ -110,11 +124,11 @@ def _parts(example: Example) -> list[str]:
         case Text(text):
             return [text]
         case Preference(chosen, rejected):
-            return [*_parts(chosen), *_parts(rejected)]
+            return [*strings_of(chosen), *strings_of(rejected)]
         case Labelled(text, pair):
             return [text] if pair is None else [text, pair]
         case Prompt(asked):
-            return [asked] if isinstance(asked, str) else _parts(Conversation(asked))
+            return [asked] if isinstance(asked, str) else strings_of(Conversation(asked))
 
 
 def _passed(message: Message) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from kubetune.api.runspec import RunSpec
 from kubetune.api.warnings import WarningReason
 from kubetune_trainer import model_files
 from kubetune_trainer.data import faithful
@@ -20,21 +21,27 @@ PROBE = "A text: the 1st, \u00e9 \u6f22 \U0001f642\n"
 """Encoded at once, since a tokenizer may be loaded and fail at any text."""
 MOST_TOKENS = 100
 """Of a character; its bytes are 4 at most. More would fill the memory once the data are read."""
+THINKING = "enable_thinking"
+"""The variable of chat templates that asks for a thought before the answer, or for none."""
 TEMPLATE = "chat_template.jinja"
 FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
 
 
-def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreTrainedTokenizerBase:
+def load(
+    folder: Path, *, speaks: bool = True, thinking: bool | None = None, what: str = "base model"
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a base model, with a padding token and a chat template in any case; `template_added`
     tells whether that is ours.
 
     Args:
         folder: of the model.
         speaks: whether answers are to be generated, which takes an end token.
+        thinking: what the chat template gets as enable_thinking; None: nothing.
         what: the model is, for messages.
 
     Raises:
-        InvalidSpec: there is none, it fails at a text, or it cannot tell where a token came from in the text.
+        InvalidSpec: there is no tokenizer, it fails at a text, or it cannot tell where a token came from in
+            the text; or the template does not know enable_thinking.
     """
     tokenizer = _read(folder, what)
     if not tokenizer.is_fast:
@@ -55,7 +62,20 @@ def load(folder: Path, *, speaks: bool = True, what: str = "base model") -> PreT
         tokenizer.chat_template = CHAT_TEMPLATE
     elif speaks:
         _check_template(tokenizer.chat_template, what)
+    if thinking is not None:
+        if THINKING not in str(tokenizer.chat_template):
+            raise InvalidSpec(
+                f"data.enableThinking: the {what}'s chat template knows no {THINKING}, so nothing would "
+                "follow from it: remove the field"
+            )
+        tokenizer.template_settings = {THINKING: thinking}
     return tokenizer
+
+
+def load_for(spec: RunSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run's base, for stages in which it answers; see `load`."""
+    assert spec.model.path is not None, "a base comes with its tokenizer"
+    return load(Path(spec.model.path), thinking=spec.data.enable_thinking)
 
 
 def _read(folder: Path, what: str) -> PreTrainedTokenizerBase:
@@ -213,13 +233,12 @@ def load_masked(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def of_plain_text(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A tokenizer as it reads documents: of any length, "<|endoftext|>" inside one being text like any other.
+def of_documents(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A tokenizer as it reads documents, of any length.
 
     It is a copy: a base model's tokenizer may cut and pad its inputs, and goes into the artifact as it came.
     """
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
-    plain.encode_special_tokens = True
     return plain

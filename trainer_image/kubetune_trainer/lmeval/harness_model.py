@@ -82,4 +82,5 @@ def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) ->
         batch_size=ROWS,
         max_length=min(context_of(model) or LONGEST, LONGEST),
         softmax_dtype="float32",
+        chat_template_args=getattr(tokenizer, "template_settings", None),
     )

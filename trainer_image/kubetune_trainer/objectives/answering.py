@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Prompt
 from kubetune_trainer.data.prompts import AskedPrompt, ask
+from kubetune_trainer.data.special_tokens import noticed
 from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
@@ -51,7 +51,7 @@ def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int)
     """
     if spec.finetune is None or spec.model.path is None or spec.reward is None:
         raise InvalidSpec(f"stage {spec.stage} needs finetune settings, a base model and a reward")
-    tokenizer = tokenizers.load(Path(spec.model.path))
+    tokenizer = tokenizers.load_for(spec)
     settings, rollout = spec.finetune, spec.rollout or RolloutSettings()
     room = spec.data.sequence_length - rollout.max_new_tokens
     if room < 1:
@@ -129,7 +129,7 @@ def _load(
     compare = [f.name for f in reward.functions or [] if f.name in functions.NEED_ANSWER]
     prompts: list[AskedPrompt] = []
     hashes, skipped = [], Skipped()
-    for record, example, number in read_examples(source, stop, skipped):
+    for record, example, number in noticed(read_examples(source, stop, skipped), tokenizer, source):
         if not isinstance(example, Prompt):
             raise InvalidSpec(f"source {source.name}: this stage needs format prompts, not {source.format}")
         if compare and example.answer is None:

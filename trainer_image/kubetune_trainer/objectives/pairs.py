@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Preference
 from kubetune_trainer.data.pairs import EncodedPair, Pairs, collate, encode_pairs, store_pairs
+from kubetune_trainer.data.special_tokens import noticed
 from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
@@ -51,7 +51,7 @@ def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
     """
     if spec.finetune is None or spec.model.path is None:
         raise InvalidSpec(f"stage {spec.stage} needs finetune settings and a base model")
-    tokenizer = tokenizers.load(Path(spec.model.path))
+    tokenizer = tokenizers.load_for(spec)
     length, settings = spec.data.sequence_length, spec.finetune
     sources = [s for s in spec.data.sources if s.weight > 0]
     load = partial(_load, tokenizer=tokenizer, length=length, stop=stop)
@@ -108,7 +108,7 @@ def _load(
     source: RunSource, tokenizer: PreTrainedTokenizerBase, length: int, stop: Stop
 ) -> Loaded[EncodedPair]:
     examples, places, hashes, skipped = [], [], [], Skipped()
-    for record, example, number in read_examples(source, stop, skipped):
+    for record, example, number in noticed(read_examples(source, stop, skipped), tokenizer, source):
         if not isinstance(example, Preference):
             raise InvalidSpec(
                 f"source {source.name}: this stage needs format preference, not {source.format}"

@@ -16,6 +16,7 @@ from kubetune_trainer.data.encode import Encoded, Rendered, encode, examples_of,
 from kubetune_trainer.data.examples import Skipped, facts_of, read_examples
 from kubetune_trainer.data.formats import Example
 from kubetune_trainer.data.rows import collate, row_of
+from kubetune_trainer.data.special_tokens import noticed
 from kubetune_trainer.data.split import Loaded, split
 from kubetune_trainer.data.store import TokenStore, store_of
 from kubetune_trainer.data.streams import Epochs, EpochStream, rows_in
@@ -41,7 +42,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -
     """
     if spec.finetune is None or spec.model.path is None:
         raise InvalidSpec("stage sft needs finetune settings and a base model")
-    tokenizer, settings = tokenizers.load(Path(spec.model.path)), spec.finetune
+    tokenizer, settings = tokenizers.load_for(spec), spec.finetune
     sources, length = [s for s in spec.data.sources if s.weight > 0], spec.data.sequence_length
     load = partial(_load, tokenizer=tokenizer, prompt_loss=spec.data.prompt_loss, stop=stop)
     found = split(spec, sources, load, lambda item: bool(item.encoded.trained[1:length].any()))
@@ -96,7 +97,7 @@ def _load(
     examples: list[tuple[Example, Rendered]] = []
     hashes: list[int] = []
     records, skipped = 0, Skipped()
-    for record, example, number in read_examples(source, stop, skipped):
+    for record, example, number in noticed(read_examples(source, stop, skipped), tokenizer, source):
         with record.named():
             parts = examples_of(example, tokenizer)
         examples += parts
