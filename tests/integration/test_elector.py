@@ -11,10 +11,10 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from kubetune.controller.client import Client
-from kubetune.controller.elector import LEASE, Elector, LeadershipLost
+from kubetune.controller.elector import Elector, LeadershipLost
 from kubetune.controller.errors import NotLeader, Refused
 from kubetune.controller.fence import Fence
-from kubetune.controller.lease import Timing, micro_time
+from kubetune.controller.lease import LEASE, Timing, micro_time
 from kubetune.controller.reconciler import utc_now
 from kubetune.progress import identity
 from tests.fixtures.cluster import Cluster

@@ -79,6 +79,7 @@ class _Replica:
                 self._identity,
                 fence,
                 Timing(options.lease_seconds),
+                scope=options.watch_namespaces,
             )
             reconcilers = _reconcilers(options, await receiver.prepare())
             scope = options.watch_namespaces

@@ -50,6 +50,8 @@ PATHS = {
     "Deployment": Path("apps/v1", "deployments"),
     "Job": Path("batch/v1", "jobs"),
     "Lease": Path("coordination.k8s.io/v1", "leases"),
+    "SelfSubjectReview": Path("authentication.k8s.io/v1", "selfsubjectreviews"),
+    "SubjectAccessReview": Path("authorization.k8s.io/v1", "subjectaccessreviews"),
     "TokenReview": Path("authentication.k8s.io/v1", "tokenreviews"),
     **{kind.name: Path(API_VERSION, kind.plural) for kind in KINDS},
 }

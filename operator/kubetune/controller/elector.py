@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import socket
 import uuid
 from collections.abc import Awaitable, Callable
@@ -9,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError
 from kubetune.controller.fence import Fence, Uptime, uptime
-from kubetune.controller.lease import Sighting, Timing, held, holder, released, seen, taken_for
+from kubetune.controller.lease import LEASE, Sighting, Timing, held, holder, released, seen, taken_for
 from kubetune.controller.reconciler import utc_now
+from kubetune.controller.rivals import Rivals, Scope
 
 log = logging.getLogger(__name__)
 
-LEASE = "kubetune"
 RESIGN_SECONDS = 3.0
 """For writes under way and for giving the Lease back."""
 
@@ -39,11 +40,17 @@ class Elector:
         fence: Fence,
         timing: Timing,
         *,
+        scope: Scope = (),
         clock: Uptime = uptime,
     ) -> None:
         self.identity = identity
         self.has_looked = False
         """Whether the Lease could be read, or found missing, once."""
+        self.rival: str | None = None
+        """Which other release keeps this one from leading, and what to do; None if none does."""
+        self.refusal: str | None = None
+        """What the API server says when it does not let us look at the Lease or take it."""
+        self._rivals = Rivals(client, namespace, scope, clock)
         self._client = client
         self._namespace = namespace
         self._fence = fence
@@ -76,7 +83,9 @@ class Elector:
                 return self._lease
             # Awake at the very moment at which the Lease expires.
             taken = taken_for(self._sighting, self.identity, self._clock())
-            await asyncio.sleep(min(taken or self._timing.retry_period, self._timing.retry_period))
+            pause = min(taken or self._timing.retry_period, self._timing.retry_period)
+            # Two that gave way to one another do not try again at the same moment.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5) if self.rival else pause)
 
     async def hold(self) -> None:
         """Renew the Lease until resigned.
@@ -110,6 +119,9 @@ class Elector:
         if self._sighting is None or holder(self._sighting.spec) != self.identity:
             return
         lease = self._lease or await self._read()
+        if lease is None and await self._gives_way():
+            self._fence.close()
+            raise LeadershipLost("the Lease was deleted, and another release leads")
         if lease and holder(lease["spec"]) == self.identity:
             await self._client.replace({**lease, "spec": released(lease["spec"])})
             log.info("leader election: the Lease is given back")
@@ -118,7 +130,10 @@ class Elector:
         try:
             async with asyncio.timeout(seconds):
                 await call()
+            self.refusal = None
         except (TimeoutError, ApiError) as error:
+            if isinstance(error, ApiError) and error.is_answer:
+                self.refusal = f"{error.request}: {error.message}"
             # Whether a write that got no answer was done, and by whom another was, the next look tells.
             self._lease = None
             log.warning("leader election: %s", str(error) or f"no answer within {seconds:.1f} s")
@@ -127,15 +142,31 @@ class Elector:
 
     async def _take(self) -> None:
         lease = await self._read()
-        if not taken_for(self._sighting, self.identity, self._clock()):
-            await self._write(lease)
+        if taken_for(self._sighting, self.identity, self._clock()):
+            self.rival = None
+            return
+        if await self._gives_way():
+            return
+        begun = await self._write(lease)
+        if await self._gives_way():
+            await self._give_back()
+            self._lease = None
+        else:
+            self._open(begun)
+
+    async def _gives_way(self) -> bool:
+        """Whether another release acts where this one would."""
+        before, self.rival = self.rival, await self._rivals.leading()
+        if self.rival and self.rival != before:
+            log.warning("leader election: %s", self.rival)
+        return self.rival is not None
 
     async def _renew(self) -> None:
         lease = self._lease or await self._read()
         if lease and holder(lease["spec"]) != self.identity:
             self._fence.close()
             raise LeadershipLost(f"{holder(lease['spec']) or 'nobody'} leads")
-        await self._write(lease)
+        self._open(await self._write(lease))
 
     async def _read(self) -> Object | None:
         lease = await self._client.find("Lease", self._namespace, LEASE)
@@ -146,17 +177,23 @@ class Elector:
             log.info("leader election: held by %s", holder(self._sighting.spec) or "nobody")
         return lease
 
-    async def _write(self, lease: Object | None) -> None:
-        # The fence reckons from before the write, others from after it.
+    async def _write(self, lease: Object | None) -> float:
+        """Take or renew the Lease; returns a moment before that, from which the fence reckons."""
+        annotations = dict(await self._rivals.annotations())
         begun = self._clock()
         before = lease["spec"] if lease else None
         spec = held(before, self.identity, self._timing, utc_now())
         if lease:
             # Refused when somebody has written it meanwhile: its resourceVersion is another then.
-            self._lease = await self._client.replace({**lease, "spec": spec})
+            noted = {**(lease["metadata"].get("annotations") or {}), **annotations}
+            metadata = {**lease["metadata"], "annotations": noted}
+            self._lease = await self._client.replace({**lease, "metadata": metadata, "spec": spec})
         else:
-            metadata = {"name": LEASE, "namespace": self._namespace}
+            metadata = {"name": LEASE, "namespace": self._namespace, "annotations": annotations}
             body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
             self._lease = await self._client.create({**body, "spec": spec})
         self._sighting = Sighting(self._lease["spec"], begun)
+        return begun
+
+    def _open(self, begun: float) -> None:
         self._fence.open_until(begun + self._timing.renew_deadline)

@@ -39,6 +39,10 @@ def application(elector: Elector, loop: Loop, watches: Watches, installed: Insta
             return _unwell(installed.why())
         if elector.leads:
             return web.Response(text="ok\n") if watches.ready.is_set() else _unwell("starting")
+        if elector.rival:
+            return _unwell(elector.rival)
+        if elector.refusal:
+            return _unwell(f"it cannot lead, for the API server refuses: {elector.refusal}")
         # Progress is received by those that stand by, too.
         return web.Response(text="standing by\n") if elector.has_looked else _unwell("starting")
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+LEASE = "kubetune"
+"""Its name, the same in every release: each has a namespace of its own."""
 Spec = Mapping[str, Any]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kubetune.api.defaults import ContainerDefaults, PodDefaults
 from kubetune.api.resources import ResourceRequirements
-from kubetune.controller.elector import LEASE
+from kubetune.controller.lease import LEASE
 from kubetune.controller.options import Options
 from kubetune.progress.identity import SECRET
 from tests.fixtures.golden import Golden

@@ -29,9 +29,13 @@ def operator(
     leads: bool = True,
     has_looked: bool = True,
     missing: tuple[str, ...] = (),
+    rival: str | None = None,
+    refusal: str | None = None,
 ) -> Any:
     """Elector, loop and watches, as old as they say."""
-    elector = SimpleNamespace(leads=leads, has_looked=has_looked, silent_seconds=lambda: silent)
+    elector = SimpleNamespace(
+        leads=leads, has_looked=has_looked, silent_seconds=lambda: silent, rival=rival, refusal=refusal
+    )
     loop = SimpleNamespace(
         resync_seconds=every,
         queue=SimpleNamespace(depth=3, oldest_seconds=lambda: waited),
@@ -93,8 +97,14 @@ async def test_one_that_stands_by_reconciles_nothing_and_is_well():
         ({"ready": False}, 503, "starting\n"),
         ({"leads": False, "ready": False}, 200, "standing by\n"),
         ({"leads": False, "ready": False, "has_looked": False}, 503, "starting\n"),
+        ({"leads": False, "rival": "another release"}, 503, "another release\n"),
+        (
+            {"leads": False, "refusal": "get leases: forbidden"},
+            503,
+            "it cannot lead, for the API server refuses: get leases: forbidden\n",
+        ),
     ],
-    ids=["leads", "leads, without watches", "stands by", "knows of no Lease yet"],
+    ids=["leads", "leads, without watches", "stands by", "knows of no Lease yet", "has a rival", "may not"],
 )
 async def test_it_is_ready_once_it_watches_or_stands_by(state: dict[str, bool], status: int, said: str):
     assert await ask(operator(**state), "/readyz") == (status, said)
