@@ -69,7 +69,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "kubetune.proxy" -}}
 {{- $found := list -}}
 {{- if or .Values.proxy.http .Values.proxy.https -}}
-{{- $inside := list .Values.proxy.noProxy "localhost" "127.0.0.1" "::1" ".svc" ".cluster.local" "kubernetes.default" -}}
+{{- $inside := list .Values.proxy.noProxy "localhost" "127.0.0.1" "::1" ".svc" ".cluster.local" "kubernetes.default" "$(KUBERNETES_SERVICE_HOST)" -}}
 {{- $direct := join "," (compact $inside) -}}
 {{- range $name, $value := dict "HTTP_PROXY" .Values.proxy.http "HTTPS_PROXY" .Values.proxy.https "NO_PROXY" $direct -}}
 {{- if $value -}}

@@ -1,7 +1,8 @@
 """HTTP requests of a source: redirects hop by hop, statuses as errors that say what to do, tries.
 
 Redirects are followed here rather than by the library: each hop is judged, and credentials stay with the host
-that they are for. Proxies are not used: an address behind one could not be judged.
+that they are for. A proxy is used where the environment names one. Names are judged before it is asked; what
+they resolve to behind it is for the proxy to judge.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -140,7 +142,7 @@ class Client:
                 )
             check_host(url.host, self.where)
             response = await self._open_session().request(
-                method, url, headers=headers | credentials, allow_redirects=False
+                method, url, headers=headers | credentials, allow_redirects=False, proxy=proxy_of(url)
             )
             target = response.headers.get("Location")
             if response.status not in _REDIRECTING or target is None or not self._redirects:
@@ -211,6 +213,13 @@ class Client:
 
     def _judged(self, error: Exception) -> Exception:
         """An error of the connection, without the URL that the library puts into some of its messages."""
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return Passing(
+                f"the proxy {error.request_info.real_url.host} answers with HTTP {error.status}: let it "
+                "through, or name the host in NO_PROXY"
+            )
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return Passing(f"the proxy {error.host} cannot be reached: correct HTTPS_PROXY")
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return DataError(
                 f"{self.where}: the certificate of {error.host} is not trusted ({error.certificate_error}): "
@@ -226,6 +235,14 @@ class Client:
         if isinstance(error, aiohttp.InvalidURL):
             return DataError(f"{self.where}: the server redirects to what is no address: correct the uri")
         return Passing(f"the connection broke ({type(error).__name__})")
+
+
+def proxy_of(url: URL) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; None: it is asked directly."""
+    proxies = getproxies_environment()
+    if proxy_bypass(url.authority, proxies):
+        return None
+    return proxies.get(url.scheme)
 
 
 def no_words(status: int, headers: Mapping[str, str], body: bytes) -> str:
