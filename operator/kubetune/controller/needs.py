@@ -25,7 +25,7 @@ MOST_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """What a job starts from, as far as it is there."""
 
     base: RunModel | None = None
@@ -34,7 +34,7 @@ class Start:
     """The model that rewards its answers."""
 
 
-async def find_start(client: Client, resource: Object, spec: JobSpec) -> tuple[Start, Need]:
+async def find_start(client: Client, resource: Object, spec: JobSpec) -> tuple[StartingPoint, Need]:
     """What a job starts from, once all of it is there."""
     sources = _sources(spec)
     refs = [source.job_ref for source in sources.values() if source and source.job_ref]
@@ -48,10 +48,10 @@ async def find_start(client: Client, resource: Object, spec: JobSpec) -> tuple[S
                 "adapter or reward.model",
             )
     except ApiError as error:
-        return Start(), _unknown(error)
+        return StartingPoint(), _unknown(error)
     found = {field: folder for field, folder in looked.items() if isinstance(folder, _Found)}
     base, adapter, reward = (found.get(field) for field in sources)
-    start = Start(
+    start = StartingPoint(
         base_model(*base.place) if base else None,
         former_adapter(*adapter.place) if adapter else None,
         reward_model(*reward.place) if reward else None,

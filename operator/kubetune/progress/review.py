@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from kubetune.controller.client import Client, Object
 from kubetune.controller.keys import Key
 from kubetune.desired.job import TOKEN_AUDIENCE, job_name
-from kubetune.progress.claims import refuted
+from kubetune.progress.token_content import refuted
 
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"

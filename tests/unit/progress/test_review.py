@@ -10,7 +10,7 @@ from kubetune.controller.keys import Key
 from kubetune.desired.job import TOKEN_AUDIENCE, job_name
 from kubetune.progress import review
 from kubetune.progress.review import AT_A_TIME, FAULTS, WAITING, Denied, Reviewer, TooMany
-from tests.unit.progress.test_claims import CLAIMS, packed
+from tests.unit.progress.test_token_content import CLAIMS, packed
 
 pytestmark = pytest.mark.unit
 

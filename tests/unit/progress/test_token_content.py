@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetune.progress.claims import refuted
+from kubetune.progress.token_content import refuted
 
 pytestmark = pytest.mark.unit
 

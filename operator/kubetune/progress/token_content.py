@@ -1,4 +1,4 @@
-"""What a token claims, before anybody has vouched for it. Pure.
+"""What a token says of itself, before anybody has vouched for it. Pure.
 
 The API server alone says whether a token is valid. But what does not even claim to be a token of ours need
 not be asked about.
@@ -24,28 +24,28 @@ def refuted(token: str, audience: str, namespace: str, now: float) -> tuple[int,
         namespace: of the pod.
         now: the clock, in seconds since 1970.
     """
-    claims = _claims(token)
-    if claims is None:
+    content = _content(token)
+    if content is None:
         return 401, "it is no token of a service account"
-    meant_for = claims.get("aud")
+    meant_for = content.get("aud")
     if audience not in (meant_for if isinstance(meant_for, list) else [meant_for]):
         return 401, f"the token is not valid for audience {audience}"
-    expires = claims.get("exp")
+    expires = content.get("exp")
     if not isinstance(expires, int | float) or expires + CLOCKS_DIFFER_SECONDS < now:
         return 401, "the token has expired"
-    bound = claims.get("kubernetes.io")
+    bound = content.get("kubernetes.io")
     if not isinstance(bound, dict) or not bound.get("pod") or bound.get("namespace") != namespace:
         return 403, "the token is not bound to a pod of the job's namespace"
     return None
 
 
-def _claims(token: str) -> dict[str, Any] | None:
+def _content(token: str) -> dict[str, Any] | None:
     parts = token.split(".")
     if len(parts) != 3 or not all(parts):
         return None
     try:
         payload = parts[1].encode("ascii")
-        claims = json.loads(base64.b64decode(payload + b"=" * (-len(payload) % 4), b"-_", validate=True))
+        content = json.loads(base64.b64decode(payload + b"=" * (-len(payload) % 4), b"-_", validate=True))
     except (ValueError, binascii.Error, RecursionError):
         return None
-    return claims if isinstance(claims, dict) else None
+    return content if isinstance(content, dict) else None
