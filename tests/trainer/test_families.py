@@ -20,9 +20,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 HEADS = {"causal": CAUSAL_LM, "masked": MASKED_LM}
 SOME = [
-    ("llama", "causal"), ("qwen3", "causal"), ("gpt2", "causal"), ("gemma2", "causal"), ("opt", "causal"),
-    ("mamba", "causal"), ("mixtral", "causal"), ("deepseek_v3", "causal"), ("roberta", "causal"),
-    ("xlnet", "causal"), ("bert", "masked"), ("modernbert", "masked"),
+    ("llama", "causal"), ("gpt2", "causal"), ("gemma2", "causal"), ("bloom", "causal"), ("mamba", "causal"),
+    ("gpt_oss", "causal"), ("deepseek_v3", "causal"), ("bert", "causal"), ("cpmant", "causal"),
 ]  # fmt: skip
 LONGEST = 150
 

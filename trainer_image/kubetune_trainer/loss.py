@@ -220,4 +220,6 @@ def _has_plain_head(model: PreTrainedModel) -> bool:
     with evaluating(model):
         logits = model(input_ids=tokens, use_cache=False).logits
         states = getattr(model.base_model(input_ids=tokens, use_cache=False), "last_hidden_state", None)
-        return states is not None and torch.equal(head(states), logits)
+        # Some have layers between the last states and the head, which narrow them.
+        fits = states is not None and states.shape[-1] == head.weight.shape[1]
+        return fits and torch.equal(head(states), logits)

@@ -7,6 +7,7 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.loss import LinearCrossEntropy, LossModel
 from kubetune_trainer.model import attention
 from kubetune_trainer.model.making import create
+from tests.fixtures.families import tiny
 from tests.fixtures.runs import TINY_LLAMA
 
 
@@ -119,3 +120,13 @@ def test_scores_count_what_ranks_first(tiny):
     assert hits.item() == (logits.argmax(-1)[chosen] == labels[chosen]).sum().item()
     expected = functional.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
     assert nll.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_head_behind_layers_that_narrow(tokenizer):
+    """Electra's causal model has a projection between its states and its head."""
+    torch.manual_seed(0)
+    model = create(tiny("electra", decoder=True), tokenizer, 32).eval()
+    tokens = torch.randint(3, 320, (1, 8))
+    labels = torch.cat([tokens[:, 1:], torch.full((1, 1), IGNORED)], 1)
+    ours = LossModel(model, "fp32", packed=False).eval()(tokens, torch.arange(8)[None], labels) / 7
+    torch.testing.assert_close(ours, model(input_ids=tokens, labels=tokens).loss)
