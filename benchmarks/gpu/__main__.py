@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.gpu import table
 from benchmarks.gpu.phases import Phases
-from benchmarks.gpu.wheels import FOLDER, ROOT, unpack
+from benchmarks.gpu.wheels import FOLDER, ROOT, name_checkout, unpack
 from benchmarks.gpu.workloads import CLM_1B, LORA_8B, QLORA_8B, WORKLOADS
 
 TESTS = "tests"
@@ -66,8 +66,9 @@ class Benchmark:
         self._machine: dict[str, Any] = {}
         site = work / "site"
         wheels = unpack(FOLDER, site)
+        name_checkout(site)
         print(f"{len(wheels)} wheels from {FOLDER.relative_to(ROOT)}", flush=True)
-        paths = [ROOT, ROOT / "operator", ROOT / "trainer_image", *([site] if wheels else [])]
+        paths = [ROOT, ROOT / "operator", ROOT / "trainer_image", site]
         environment = {
             "PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(work), "OMP_WAIT_POLICY": "PASSIVE",

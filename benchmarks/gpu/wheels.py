@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def unpack(folder: Path, target: Path) -> list[str]:
         with zipfile.ZipFile(wheel) as file:
             file.extractall(target)
     return [wheel.name for wheel in wheels]
+
+
+def name_checkout(target: Path) -> None:
+    """Let importlib.metadata find kubetune, which is not installed but imported from the checkout."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = target / f"{project['name']}-{project['version']}.dist-info"
+    folder.mkdir(parents=True)
+    text = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (folder / "METADATA").write_text(text)
 
 
 if __name__ == "__main__":

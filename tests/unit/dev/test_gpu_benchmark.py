@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,12 @@ def test_wheels_lose_what_is_for_other_machines_and_are_unpacked(tmp_path: Path)
     assert there == ["__init__.py", "libbitsandbytes_cpu.so", "libbitsandbytes_cuda130.so"]
     with pytest.raises(SystemExit, match="no library for cuda99"):
         wheels.repack(whole, tmp_path / "kept" / whole.name, {"cpu", "cuda99"})
+
+
+def test_the_checkout_has_a_version_without_being_installed(tmp_path: Path) -> None:
+    wheels.name_checkout(tmp_path)
+    [found] = distributions(name="kubetune", path=[str(tmp_path)])
+    assert found.version == version("kubetune")
 
 
 def test_it_starts_with_a_bare_python() -> None:
