@@ -112,7 +112,7 @@ def test_shapes(form: str, data: dict, expected: object):
         ("prompts", {"prompt": "P", "answer": ["x"]}, "'answer' is a list"),
         ("prompts", {"prompt": 3}, "format prompts needs 'prompt'"),
         ("prompts", {"prompt": messages(Q, A)}, "'prompt' ends with the assistant's words"),
-        ("prompts", {"prompt": "P", "tools": [{"name": "f"}]}, "format prompts knows no tools"),
+        ("prompts", {"prompt": "P", "tools": [{"name": "f"}]}, "'tools' is not read in format prompts"),
     ],
 )
 def test_other_shapes_name_file_line_and_field(form: str, data: dict, message: str):
@@ -326,6 +326,31 @@ def test_equal_contents_have_equal_hashes():
     assert content_hash(Text("a")) == content_hash(Text("a")) != content_hash(Text("b"))
     assert content_hash(Completion("ab", "c")) != content_hash(Completion("a", "bc"))
     assert 0 <= content_hash(Text("a")) < 2**64
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "problem"),
+    [
+        (
+            "alpaca",
+            {"system": "Be kind."},
+            "field 'system' is not read in format alpaca: write it as the first",
+        ),
+        ("alpaca", {"history": [["Q", "A"]]}, "field 'history' is not read"),
+        ("messages", {"system": "Be kind."}, "field 'system' is not read in format messages"),
+        ("messages", {"functions": [{"name": "f"}]}, r"or name it by fields: \{tools: functions\}"),
+        ("messages", {"images": ["x.png"]}, "only text is trained on"),
+        ("messages", {"chat_template_kwargs": {"x": 1}}, "templates get data.enableThinking alone"),
+        ("messages", {"system": None, "images": [], "id": 7, "source": "x", "category": {"a": 1}}, None),
+    ],
+)
+def test_what_others_read_as_part_of_a_conversation(form: str, more: dict, problem: str | None):
+    record = {"instruction": "Q", "output": "A", "messages": messages(Q, A)} | more
+    if problem is None:
+        assert example(form, record) == QA
+        return
+    with pytest.raises(DataError, match=f"f.jsonl, line 7: .*{problem}"):
+        example(form, record)
 
 
 @pytest.mark.parametrize(

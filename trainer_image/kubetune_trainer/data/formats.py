@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
-from kubetune.api.data import Format
+from kubetune.api.data import FIELDS, Format
 from kubetune_trainer.data import sides
 from kubetune_trainer.data.fields import Fields, NoText, kind
 from kubetune_trainer.data.hints import hint
@@ -89,6 +90,7 @@ def to_example(
     names = ({"text": text_field} if form == "text" else {}) | dict(fields or {})
     with record.named():
         try:
+            _check_said_beside(record.data, form, names)
             return _SHAPES[form](Fields(record.data, names))
         except NoText:
             return None
@@ -97,6 +99,32 @@ def to_example(
             raise DataError(f"{error}; {better}" if better else str(error)) from error
         except RecursionError as error:
             raise DataError("is nested too deep: remove the record") from error
+
+
+SAID_BESIDE = {
+    "system": "write it as the first message, role system, of format messages",
+    "history": "write its turns as messages, of format messages",
+    "tools": "use format messages or sharegpt",
+    "functions": "call the field tools, or name it by fields: {tools: functions}",
+    "images": "only text is trained on",
+    "videos": "only text is trained on",
+    "audios": "only text is trained on",
+    "chat_template_kwargs": "templates get data.enableThinking alone",
+}
+"""Fields of a record that other tools read as part of the conversation, and what to do with them here."""
+SPOKEN = ("alpaca", "dolly", "flan", "messages", "sharegpt", "preference", "prompts", "prompt-completion")
+
+
+def _check_said_beside(data: Mapping[str, object], form: str, names: Mapping[str, str]) -> None:
+    """Refuse what belongs to a conversation and would not be seen; other columns are nobody's words."""
+    if form not in SPOKEN:
+        return
+    known = {*FIELDS[cast("Format", form)], *names.values()}
+    for name, remedy in SAID_BESIDE.items():
+        if name in data and name not in known and data[name] not in (None, "", [], {}):
+            raise DataError(
+                f"field {name!r} is not read in format {form}: {remedy}; or remove it from the record"
+            )
 
 
 def _fits(data: Mapping[str, object], form: str, fields: Mapping[str, str]) -> bool:
@@ -251,8 +279,6 @@ def _classification(fields: Fields) -> Example:
 
 def _prompts(fields: Fields) -> Example:
     own = fields.called("prompt")
-    if tools_of(fields):
-        raise DataError("format prompts knows no tools: remove the field or the record")
     asked, answer = fields.get("prompt"), _right(fields)
     if isinstance(asked, str) and asked.strip():
         return Prompt(asked, answer)
