@@ -110,8 +110,9 @@ def _acquire(folder: Path, uri: str, stop: Stop) -> "Lease":
             # Said once, however often.
             warn(
                 WarningReason.FOLDER_IN_USE,
-                f"the trainer of pod {seen.holder.get('name', '?')} writes to {uri}: this one waits until it "
-                f"has ended, or shown no life for {LOOKS * beat:.0f} s. If it should not run, delete its pod",
+                f"another trainer, of host name {seen.holder.get('name', '?')}, writes to {uri}: this one "
+                f"waits until it has ended, or shown no life for {LOOKS * beat:.0f} s. If it should not "
+                "run, delete its pod",
             )
             time.sleep(beat)
 

@@ -110,7 +110,7 @@ def test_who_holds_it_is_waited_for_and_named(tmp_path: Path, capfd: pytest.Capt
     assert holder.end()[0] == 0
     [warning] = warned.given()
     assert warning.reason == "FolderInUse"
-    assert f"pod {os.uname().nodename} writes to pvc://m/x" in warning.message
+    assert f"of host name {os.uname().nodename}, writes to pvc://m/x" in warning.message
     assert capfd.readouterr().out.count("FolderInUse") == 1
 
 
