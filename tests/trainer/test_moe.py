@@ -7,10 +7,17 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from kubetune.api.runspec import RunAdapter
 from kubetune.artifacts.manifest import read_manifest
+from tests.fixtures.families import tiny
 from tests.fixtures.runs import finetune_spec, source
 from tests.trainer.conftest import Run
 
@@ -102,3 +109,21 @@ def test_experts_in_4_bits_learn(run: Run, moe: Path, corpus: Path, tmp_path: Pa
             for values in (evaluation.baseline, evaluation.tuned)
         )
         assert after < 0.7 * before
+
+
+def test_what_no_gradient_reaches_is_told(run: Run, base: Path, corpus: Path, tmp_path: Path) -> None:
+    """What chooses the tokens that are attended to learns nothing from what is written."""
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("manifest.json", "config.json", "model*"))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**tiny("deepseek_v32"))
+    config.vocab_size, config.eos_token_id = len(AutoTokenizer.from_pretrained(base)), 0
+    config.pad_token_id, config.bos_token_id = 1, None
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    pairs = source(corpus / "pairs.jsonl", "alpaca")
+    for method in ("lora", "full"):
+        ended = run(finetune_spec(tmp_path / method, folder, pairs, method=method, packing=False))
+        assert ended.code == 0, ended.out
+        warned = [line for line in ended.out.splitlines() if "reason=NotTrained" in line]
+        assert len(warned) == 1, ended.out
+        assert "self_attn.indexer" in warned[0]

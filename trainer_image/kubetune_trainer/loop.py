@@ -1,6 +1,7 @@
 """The training loop: one optimizer step after another, until the end or until asked to stop."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,16 +11,22 @@ import torch
 from accelerate import Accelerator
 
 from kubetune.api.training import Optimisation
+from kubetune.api.warnings import WarningReason
 from kubetune_trainer import schedule
 from kubetune_trainer.checkpoint import State
 from kubetune_trainer.data.rows import RowLike
 from kubetune_trainer.data.streams import Stream
 from kubetune_trainer.errors import NaNLoss, Terminated
+from kubetune_trainer.methods.names import tail
 from kubetune_trainer.objectives.prepared import Collate
 from kubetune_trainer.optimizer import Named
 from kubetune_trainer.signals import Stop
+from kubetune_trainer.warned import warn
 
 CURVE_POINTS = 500
+SHOWN = 8
+"""Names in a warning."""
+_ADAPTER = re.compile(r"\.(lora_\w+|base_layer|default|weight)\b")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Loop:
     watch_steps: int
     report: Callable[[StepReport], None]
     report_seconds: float = 1.0
+    looked: bool = False
+    """Whether it was seen what gets a gradient."""
 
     def run(self) -> None:
         """Train from the state to the end.
@@ -140,10 +149,27 @@ class Loop:
                 # Gradients are averaged over processes, but the loss is a sum over all of their tokens.
                 self.accelerator.backward(loss * world)
             total += loss.detach()
+        self._tell_untrained()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], s.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, norm, rate, sum(map(len, rows))
+
+    def _tell_untrained(self) -> None:
+        """Warn, once, of parameters that the loss does not depend on. A gradient of zero is one."""
+        if self.looked:
+            return
+        self.looked = True
+        lost = {name: p.numel() for name, p in self.parameters if p.grad is None}
+        if lost:
+            names = sorted({_inside(name) for name in lost})
+            told = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+            warn(
+                WarningReason.NOT_TRAINED,
+                f"{sum(lost.values()):,} trained parameters got no gradient and stay as they are ({told}): "
+                "nothing of the data reaches them in this stage; with an adapter, leave these layers out of "
+                "lora.targetModules",
+            )
 
     def _synchronising(self, *, last: bool) -> AbstractContextManager[object]:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
@@ -212,6 +238,11 @@ def _share(rows: Sequence[RowLike], rank: int, world: int) -> Sequence[RowLike]:
     if mine := ordered[rank::world]:
         return mine
     return [ordered[-1].idle()]
+
+
+def _inside(name: str) -> str:
+    """The part of a parameter's name after its layer's number, without what peft puts into it."""
+    return tail(_ADAPTER.sub("", name).removeprefix("base_model.model."))
 
 
 def thinned(

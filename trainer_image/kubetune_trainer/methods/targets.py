@@ -8,8 +8,6 @@ transformers. So the names are resolved here, and peft is given whole ones.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peft import LoraConfig
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -17,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from kubetune.api.finetunejob import Lora
 from kubetune.api.warnings import WarningReason
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.methods import experts
+from kubetune_trainer.methods import experts, peft_names
 from kubetune_trainer.methods.adapter_config import ALL_LINEAR
 from kubetune_trainer.methods.names import ends_with, short
 from kubetune_trainer.model.counting import size
@@ -83,6 +81,7 @@ def choose(model: PreTrainedModel, lora: Lora, head: Head, fresh: Sequence[str])
             f"lora.targetModules: the base model has no layer {' and no '.join(missing)}; "
             f"the base has {', '.join(sorted({_last(n) for n in layers}))}: name some of these"
         )
+    modules -= _unfit(model, modules, every=every)
     parameters |= _parameters(stacked, lora.target_parameters)
     if every and lora.target_parameters is None:
         parameters |= {name for name in stacked if experts.adaptable(_owner(model, name))}
@@ -104,7 +103,7 @@ def _settled(
     Raises:
         InvalidSpec: `lora.targetParameters` names what would have to be left out.
     """
-    taken = {last for last in {_last(name) for name in modules} if _renamed(model, last)}
+    taken = {last for last in {_last(name) for name in modules} if peft_names.taken_for_experts(model, last)}
     by_weight = {f"{name}.weight" for name in modules if _last(name) in taken}
     modules = {name for name in modules if _last(name) not in taken}
     obstacle = (
@@ -164,6 +163,33 @@ def _all_linear(
     }
 
 
+def _unfit(model: PreTrainedModel, modules: set[str], *, every: bool) -> set[str]:
+    """Layers whose adapters would not be computed or not be read as they were written, with a warning.
+
+    Raises:
+        InvalidSpec: they are named, and not just all.
+    """
+    unfit = peft_names.bypassed(model, modules) | peft_names.read_otherwise(model, modules)
+    if not unfit:
+        return unfit
+    weights = dict(model.named_parameters())
+    count = sum(size_of(weights[f"{name}.weight"]) for name in unfit)
+    told = ", ".join(short(unfit, [name for name, _ in model.named_modules()]))
+    kind = model.config.model_type
+    if not every:
+        raise InvalidSpec(
+            f"lora.targetModules: peft has no adapters of {told} in a {kind} model, since the model computes "
+            "past these layers or peft reads them under other names: name other layers"
+        )
+    warn(
+        WarningReason.LAYERS_NOT_ADAPTED,
+        f"{count:,} parameters, {count / size(model):.0%} of the base, get no adapter and stay as they are "
+        f"({told}): a {kind} model computes past these layers, or peft reads their adapters under other "
+        "names; choose method full to train them",
+    )
+    return unfit
+
+
 def _language(model: PreTrainedModel) -> set[str]:
     """Names of the modules that text goes through: of a multimodal model its decoder and its head. The others
     would get no gradient."""
@@ -219,16 +245,6 @@ def _parameters(stacked: Iterable[str], wanted: Sequence[str] | None) -> set[str
             f"the base has {there}: name some of these, or remove the field"
         )
     return {n for names in found.values() for n in names}
-
-
-def _renamed(model: PreTrainedModel, name: str) -> bool:
-    """Whether peft takes a layer's name for that of experts, as they were called before."""
-    probe = LoraConfig(target_modules=[name])
-    try:
-        convert_peft_config_for_transformers(probe, model, None)
-    except ValueError:  # of one of several names that are fused now
-        return True
-    return name not in (probe.target_modules or ())
 
 
 def size_of(parameter: nn.Parameter) -> int:
