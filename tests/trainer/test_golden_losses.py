@@ -19,6 +19,9 @@ from tests.trainer.test_runs import numbers
 FILE = Path(__file__).parents[1] / "golden" / "losses.json"
 STEPS = 6
 RATE = 1e-3
+WITHIN = {"qlora": 1e-2, "merged": 1e-2}
+"""Of the kinds on a base in 4 bits: the kernels that widen it differ from processor to processor, by up to 0.5%
+of the loss."""
 
 
 def short(spec: RunSpec) -> RunSpec:
@@ -45,4 +48,5 @@ def test_losses(run: Run, base: Path, corpus: Path, tmp_path: Path, kind: str, g
     if golden.update:
         FILE.write_text(json.dumps(kept | {kind: found}, indent=2, sort_keys=True) + "\n")
         return
-    assert found == pytest.approx(kept[kind], rel=2e-3, abs=2e-3)
+    within = WITHIN.get(kind, 2e-3)
+    assert found == pytest.approx(kept[kind], rel=within, abs=2e-3)
