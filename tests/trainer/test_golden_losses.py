@@ -20,8 +20,8 @@ FILE = Path(__file__).parents[1] / "golden" / "losses.json"
 STEPS = 6
 RATE = 1e-3
 WITHIN = {"qlora": 1e-2, "merged": 1e-2}
-"""Of the kinds on a base in 4 bits: the kernels that widen it differ from processor to processor, by up to 0.5%
-of the loss."""
+"""Of the kinds on a base in 4 bits: the kernels that widen it differ from processor to processor, by up to
+0.5% of the loss."""
 
 
 def short(spec: RunSpec) -> RunSpec:
