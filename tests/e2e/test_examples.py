@@ -28,10 +28,10 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
     "messages": [
         {
             "messages": [
-                {"role": "user", "content": f"{w}?"},
-                {"role": "assistant", "content": "No.", "weight": 0},
-                {"role": "user", "content": f"{i}?"},
+                {"role": "user", "content": f"{w} {i}?"},
                 {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": "?"},
+                {"role": "assistant", "content": "No.", "weight": 0},
             ]
         }
         for i, w in enumerate(WORDS * 4)

@@ -15,6 +15,7 @@ from kubetune.api.runspec import RunAdapter, RunSpec
 from kubetune_trainer import report
 from kubetune_trainer.data.formats import Message, Prompt
 from kubetune_trainer.data.tokenizer_training import CHAT_TEMPLATE
+from kubetune_trainer.rewards import Said
 from kubetune_trainer.rewards.model import load
 from tests.trainer.conftest import Ended, Run
 from tests.trainer.test_resume import KINDS, OTHER_METHODS, by, classification
@@ -106,7 +107,7 @@ def test_a_reward_model(
     judge = load(spec, folder, "fp32", torch.device("cpu"))
     asked = [Prompt("What is cat1?"), Prompt((Message("user", "What is cat1?"),))]
     assert [float(line) for line in said.splitlines()] == pytest.approx(
-        judge(asked, ["an answer"] * 2), rel=1e-4
+        judge(asked, [Said("an answer", "an answer")] * 2), rel=1e-4
     )
 
 

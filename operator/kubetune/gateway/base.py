@@ -10,6 +10,8 @@ from kubetune.gateway.tensors import Shape, read_header
 
 # Parts of a model with a language model inside; checkpoints, transformers and engines nest them differently.
 _NESTING = frozenset({"model", "language_model", "text_model", "transformer", "llm", "backbone", "thinker"})
+# Models whose experts' matrices the engine takes stacked, as peft writes them (vLLM's is_3d_moe_weight).
+_TAKES_STACKED_EXPERTS = ("gpt_oss", "interns1_pro", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl_moe")
 _NESTED_CONFIGS = frozenset({"text_config", "llm_config", "language_config", "thinker_config"})
 
 
@@ -25,6 +27,13 @@ class BaseModules:
     """Whether it is a language model inside a larger one."""
     tied: bool
     """Whether lm_head is the embedding, and has no weights of its own."""
+    model_type: str = ""
+    """As its config calls it; empty where it does not say."""
+
+    @property
+    def takes_stacked_experts(self) -> bool:
+        """Whether the engine takes an adapter's matrices of all experts in one, as peft writes them."""
+        return self.model_type.startswith(_TAKES_STACKED_EXPERTS)
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -57,6 +66,7 @@ class BaseModules:
             frozenset(paths),
             nested=bool(_NESTED_CONFIGS & config.keys()),
             tied=config.get("tie_word_embeddings") is not False and "lm_head" not in paths,
+            model_type=str(config.get("model_type") or ""),
         )
 
     def named(self, module: str) -> str | None:

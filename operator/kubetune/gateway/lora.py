@@ -17,6 +17,7 @@ _MATRIX = re.compile(
 _OWN_EMBEDDING = re.compile(
     r"(?:base_model\.model\.)?(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight"
 )
+_STACKED = re.compile(r"\.experts(\.base_layer)*$")
 _SHOWN = 4
 
 
@@ -105,6 +106,15 @@ def check_base(pairs: dict[str, Pair], tensors: dict[str, Tensor], base: BaseMod
     Raises:
         Refused: one does not.
     """
+    if (
+        stacked := [module for module in pairs if _STACKED.search(module)]
+    ) and not base.takes_stacked_experts:
+        raise Refused(
+            AdapterReason.UNSUPPORTED,
+            f"the engine does not take matrices of all experts in one for a {base.model_type or 'base'} "
+            f"model: {_some(stacked)}. Serve the merged model (output.merge), or train without experts "
+            "(lora.targetParameters: [])",
+        )
     if not base.paths:
         return  # no safetensors files: the engine judges
     strangers = []

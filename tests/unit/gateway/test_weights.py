@@ -245,6 +245,7 @@ def test_experts_are_named_one_by_one_or_together(tmp_path: Path, stored: str):
     folder = tmp_path / "base"
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", BASE | {f"model.layers.0.mlp.{stored}": (4, HIDDEN, 8)})
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_vl_moe"}))
     for module in ("experts.base_layer", "experts", "experts.0.gate_proj", "experts.3.down_proj"):
         a, b = (f"{PREFIX}model.layers.0.mlp.{module}.lora_{s}.weight" for s in "AB")
         judge(folder, {a: (4 * RANK, HIDDEN), b: (HIDDEN, 4 * RANK)})
@@ -252,6 +253,21 @@ def test_experts_are_named_one_by_one_or_together(tmp_path: Path, stored: str):
         elsewhere[b.replace("layers.0", "layers.1")] = (HIDDEN, RANK)
         if module.rpartition(".")[2] in BaseModules.of(folder).leaves:
             assert "layers.1.mlp.experts" in str(refusal(folder, elsewhere))
+
+
+@pytest.mark.parametrize("module", ["experts", "experts.base_layer"])
+def test_stacked_experts_that_the_engine_would_pass_over_are_refused(tmp_path: Path, module: str):
+    """vLLM looks for matrices of single experts there, and these would have no effect."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    held = {"model.layers.0.mlp.experts.0.gate_proj.weight": (INNER, HIDDEN)}
+    write_safetensors(folder / "model.safetensors", BASE | held)
+    (folder / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    a, b = (f"{PREFIX}model.layers.0.mlp.{module}.lora_{s}.weight" for s in "AB")
+    found = refusal(folder, {a: (4 * RANK, HIDDEN), b: (HIDDEN, 4 * RANK)})
+    assert found.reason is AdapterReason.UNSUPPORTED
+    for told in ("mixtral", "output.merge", "targetParameters"):
+        assert told in str(found)
 
 
 def write_raw(file: Path, dtype: str, values: bytes, *, zero_b: bool = False) -> None:

@@ -9,6 +9,7 @@ from transformers import LlamaForSequenceClassification
 
 from kubetune.api.runspec import RunAdapter
 from kubetune_trainer.data.formats import Prompt
+from kubetune_trainer.rewards import Said
 from kubetune_trainer.rewards.model import load
 from tests.fixtures.runs import finetune_spec
 
@@ -24,7 +25,7 @@ def test_whole_rows_are_read_whatever_the_config_pads_with(tiny, tokenizer, tmp_
     named = RunAdapter(uri="pvc://judge", path=str(tmp_path / "judge"), root=str(tmp_path))
     judge = load(finetune_spec(tmp_path / "out", tmp_path), named, "fp32", torch.device("cpu"))
     prompts = [Prompt(text) for text in ("the cat", "on the big red mat by night", "a", "its dog and house")]
-    answers = ["yes", "no, it is the cat", "sat", ""]
+    answers = [Said(text, text) for text in ("yes", "no, it is the cat", "sat", "")]
     together = judge(prompts, answers)
     alone = [judge([p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)

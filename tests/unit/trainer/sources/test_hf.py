@@ -30,7 +30,7 @@ MODEL = {
 DATA = {
     "data/a.jsonl": b'{"text": "a"}\n',
     "data/deep/b c.jsonl": b'{"text": "b"}\n' * 200,
-    "data/c.csv": b"PAR1",
+    "data/c.xml": b"PAR1",
     "notes.txt": b"notes",
     **{f"many/{n}.txt": str(n).encode() for n in range(8)},
 }
@@ -161,7 +161,7 @@ def test_what_arrives_damaged(pod, hub: Hub, keys: Path, name: str):
         ("hf://datasets/org/set@v9", {}, "datasets/org/set has no revision v9: correct what follows the @"),
         ("hf://datasets/org/set/none/*.txt", {}, "datasets/org/set has nothing at none"),
         ("hf://datasets/org/set/none.txt", {}, "datasets/org/set has nothing at none.txt"),
-        ("hf://datasets/org/set/data/c.csv", {}, "must end in .jsonl"),
+        ("hf://datasets/org/set/data/c.xml", {}, "must end in .jsonl"),
         ("hf://datasets/org/set", {"HF_TOKEN": "wr0ng-s3cret"}, "name a Secret with a fitting HF_TOKEN"),
         ("hf://datasets/org/set", {"HF_ENDPOINT": "https://169.254.169.254"}, "a cloud's metadata service"),
     ],

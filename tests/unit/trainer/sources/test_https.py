@@ -209,7 +209,7 @@ def test_a_secret_with_nothing_of_use(pod, web, tmp_path: Path):
     ("path", "file", "text"),
     [
         ("/none.jsonl", None, r"source data: https://localhost:\d+/none.jsonl: nothing is there \(HTTP 404"),
-        ("/a.csv", File(b""), "a.csv must end in .jsonl, .json, .txt or .parquet"),
+        ("/a.xml", File(b""), "a.xml must end in .jsonl, .json, .csv, .tsv, .txt or .parquet"),
         ("/a.jsonl", File(b"x", headers={"Content-Type": "text/html"}), "a web page, such as a login form"),
         ("/a.jsonl", File(b"x", headers={"Content-Encoding": "gzip"}), "sends it compressed"),
         ("/a.jsonl", File(b"", faults=["status 418"]), "HTTP 418"),

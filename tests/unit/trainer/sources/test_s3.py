@@ -24,7 +24,7 @@ TREE = {
     "corpus/web/a.jsonl": b'{"text": "a"}\n',
     "corpus/web/deep/b b+c&d=e.jsonl": b'{"text": "b"}\n',
     "corpus/books/c.txt": "sch\u00f6n".encode(),
-    "corpus/books/d.csv": b"PAR1",
+    "corpus/books/d.xml": b"PAR1",
     "corpus/.hidden/e.txt": b"hidden",
     "corpus.txt": b"beside",
 }
@@ -143,12 +143,12 @@ def test_bad_credentials(pod, store, bucket, tmp_path: Path, path, changes, text
     [
         ("s3://{bucket}/none.jsonl", "source data: s3://.*/none.jsonl: nothing is there"),
         ("s3://{bucket}/none/*.jsonl", "nothing is there"),
-        ("s3://{bucket}/a.csv", "must end in"),
+        ("s3://{bucket}/a.xml", "must end in"),
         ("s3://no-such-bucket-here/a.txt", "there is no bucket no-such-bucket-here: correct the uri"),
     ],
 )
 def test_what_is_not_there(pod, store, bucket, tmp_path: Path, uri: str, text: str):
-    store.put(f"{bucket}/a.csv", b"x")
+    store.put(f"{bucket}/a.xml", b"x")
     with pytest.raises(DataError, match=text):
         pod.texts(uri.format(bucket=bucket), store.secret(tmp_path / "s3"))
 
