@@ -20,10 +20,18 @@ GPUS = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "amd.com/gpu", "gpu.intel.com
 MIG_PREFIX = "nvidia.com/mig-"
 """A slice of a GPU: a process can use but one, however many it is given."""
 
+
+def _without_floats(quantity: object) -> object:
+    """`8e9` as the integer that it is, and `cpu: 0.5` of the chart's values as a string. In a resource the
+    chart's quantities.yaml has made it one."""
+    if not isinstance(quantity, float):
+        return quantity
+    return int(quantity) if quantity.is_integer() else str(quantity)
+
+
 Quantity = Annotated[
     int | str,
-    # `cpu: 0.5` in the chart's values; in a resource it has become a string (the chart's quantities.yaml).
-    BeforeValidator(lambda quantity: str(quantity) if isinstance(quantity, float) else quantity),
+    BeforeValidator(_without_floats),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32}),
     Check(
         "type(self) == int ? self >= 0 : isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",
