@@ -60,7 +60,8 @@ class Release:
         deployment = self.world.get(DEPLOYMENT)
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         assert container["image"].endswith(f":{tag}")
-        settings = {e["name"]: e["value"] for e in container["env"] if e["name"] not in OURS}
+        # The API server stores no empty value.
+        settings = {e["name"]: e["value"] for e in container["env"] if e["name"] not in OURS and "value" in e}
         flags = [
             f"--{n.removeprefix('KUBETUNE_').replace('_', '-').lower()}={v}" for n, v in settings.items()
         ]
