@@ -118,7 +118,7 @@ CASES = {
         (10, "lower data.sequenceLength"),
     ),
     "cannot be isolated": (
-        lambda t, b: pretrain(t, b, *TEXTS, config=MAMBA),
+        lambda t, b: pretrain(t, b, *TEXTS, config=MAMBA, packing=True),
         (10, "would see each other in a mamba model"),
     ),
     "no such layer": (
