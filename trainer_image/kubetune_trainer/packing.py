@@ -1,18 +1,17 @@
 """Whether documents share rows: decided once in a run, and kept beside the checkpoints for later attempts."""
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
 from kubetune.api.warnings import WarningReason
-from kubetune_trainer.files import replace_file
+from kubetune_trainer.kept import keep, recall
 from kubetune_trainer.model.probing import check_isolation, isolates
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.warned import warn
 
-FILE = "packing.json"
+FILE, NAME = "packing.json", "packed"
 
 
 def decide(wanted: bool | None, model: PreTrainedModel, precision: Precision) -> bool:
@@ -42,11 +41,8 @@ def decide(wanted: bool | None, model: PreTrainedModel, precision: Precision) ->
 
 def load(work: Path, spec: RunSpec) -> bool | None:
     """What an earlier attempt decided under the same run spec, or None."""
-    try:
-        kept = json.loads((work / FILE).read_text())
-        return bool(kept["packed"]) if kept["runSpecDigest"] == spec.digest() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    kept = recall(work / FILE, NAME, spec)
+    return None if kept is None else bool(kept)
 
 
 def save(work: Path, spec: RunSpec, packed: bool) -> None:
@@ -55,5 +51,4 @@ def save(work: Path, spec: RunSpec, packed: bool) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    text = json.dumps({"runSpecDigest": spec.digest(), "packed": packed})
-    replace_file(work / FILE, text.encode())
+    keep(work / FILE, NAME, spec, packed)
