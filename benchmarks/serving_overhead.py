@@ -1,9 +1,9 @@
 """What the gateway costs: the real vLLM on a CPU, asked directly and through the gateway, in turn.
 
-    python benchmarks/serving_overhead.py
+    python benchmarks/serving_overhead.py [--tiny]
 
-A tiny model, so that the engine costs little and the gateway's share shows; load generator, gateway and
-engine share the machine's cores. Each round asks both ways, and the next round in the opposite order. It
+The model has the shape of SmolLM2-135M. With `--tiny` it has two layers of 64 units, so that the engine costs
+little and the gateway's share shows. Load generator, gateway and engine share the machine's cores. Each round asks both ways, and the next round in the opposite order. It
 prints the ratio of throughputs (through the gateway to direct) and what is added to the time to the first
 token at p50: the median of the rounds, and the least and the most.
 """
@@ -34,7 +34,8 @@ from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine
 TOKENS = 64
 START_SECONDS = 900
 PROMPT = "What is a list? "
-MODELS = Path(__file__).parents[1] / "tests/engine/make_models.py"
+SMALL = Path(__file__).with_name("serving_model.py")
+TINY = Path(__file__).parents[1] / "tests/engine/make_models.py"
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each way")
     parser.add_argument("--requests", type=int, default=4, help="of each stream in a round")
     parser.add_argument("--base", action="store_true", help="ask the base instead of an adapter")
-    parser.add_argument(
-        "--models", type=Path, help="what tests/engine/make_models.py wrote; default: write it"
-    )
+    parser.add_argument("--tiny", action="store_true", help="the model of tests/engine")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        models = options.models or folder / "models"
-        if not options.models:
-            subprocess.run([sys.executable, MODELS, models], check=True, stderr=subprocess.DEVNULL)
+        models, script = folder / "models", TINY if options.tiny else SMALL
+        subprocess.run([sys.executable, script, models], check=True, stderr=subprocess.DEVNULL)
         adapter = TableAdapter(
             name="one", digest=folder_digest(models / "one-v1"), path=str(models / "one-v1"), root=str(models)
         )
@@ -199,7 +197,12 @@ def main() -> None:
         ways = Way(engine, names[0]), Way(gateway, names[1])
         print(
             json.dumps(
-                {"model": "base" if options.base else "adapter", "tokens": TOKENS, "cores": os.cpu_count()}
+                {
+                    "shape": "tiny" if options.tiny else "SmolLM2-135M",
+                    "model": "base" if options.base else "adapter",
+                    "tokens": TOKENS,
+                    "cores": os.cpu_count(),
+                }
             )
         )
         print("| streams | direct, tokens/s | throughput, ratio | first token, p50 |\n|---|---|---|---|")

@@ -1,9 +1,10 @@
 """`kubetune gateway`."""
 
-import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+
+import uvloop
 
 from kubetune.gateway.options import parse
 from kubetune.gateway.server import serve
@@ -13,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a gateway; returns the exit code."""
     options = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(options))
+    uvloop.run(serve(options))
     return 0
 
 

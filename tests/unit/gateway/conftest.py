@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from kubetune.api.table import TableAdapter, TableBase
 from kubetune.artifacts.digest import folder_digest
@@ -16,6 +17,11 @@ from kubetune.gateway.server import serve
 from tests.fixtures.adapters import entry, write_adapter, write_base
 from tests.fixtures.gateway import GatewayClient, TableMount, free_port
 from tests.unit.gateway.engine_double import EngineDouble
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that gateways run on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @dataclass
