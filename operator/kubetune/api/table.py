@@ -5,7 +5,7 @@ Table: ConfigMap key `table.json` at `TABLE_PATH`. State: `GET http://<pod>:8001
 
 import hashlib
 import json
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +23,27 @@ API_PORT = 8000
 ADMIN_PORT = 8001
 ENGINE_PORT = 8100
 """The engine listens on 127.0.0.1 only."""
+CHECK_BASE = "check-base"
+"""The container that runs before the engine."""
+ANY_DIGEST = "any"
+"""Told to `check-base` where the digest of the base is not known."""
+
+
+class BaseFault(IntEnum):
+    """Exit codes of `check-base`: why no engine starts on this base."""
+
+    DIGEST_MISMATCH = 3
+    NOT_A_LANGUAGE_MODEL = 4
+    NOT_FULL_WEIGHTS = 5
+
+    @property
+    def reason(self) -> str:
+        """One word for programs."""
+        return {
+            BaseFault.DIGEST_MISMATCH: "DigestMismatch",
+            BaseFault.NOT_A_LANGUAGE_MODEL: "NotALanguageModel",
+            BaseFault.NOT_FULL_WEIGHTS: "NotFullWeights",
+        }[self]
 
 
 class TableBase(Block):

@@ -26,6 +26,7 @@ from kubetune.references.uses import WAITING, Problem
 from kubetune.status.adapterset import Observed, adapter_set_status
 from kubetune.status.adapterset_pods import observed_pod
 from kubetune.status.conditions import parse_timestamp, timestamp
+from kubetune.status.steady import steady
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,9 @@ def pods_refused(deployment: Object) -> tuple[str, str] | None:
     """Reason and message when the API server refuses the pods themselves: Pod Security, a quota."""
     conditions = deployment.get("status", {}).get("conditions", [])
     failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
-    return ("PodsRefused", failure.get("message", "")) if failure else None
+    if failure is None:
+        return None
+    return "PodsRefused", steady(failure.get("message", ""), job=deployment["metadata"]["name"])
 
 
 def _said(problem: Problem | None) -> tuple[str, str] | None:

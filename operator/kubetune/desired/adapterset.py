@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from kubetune.api.adapterset import AdapterSetSpec
+from kubetune.api.adapterset import AdapterSetSpec, Engine
 from kubetune.api.defaults import PodDefaults
 from kubetune.api.status import AdapterStatus, ResolvedBase
 from kubetune.api.table import (
     ADAPTER_CACHE,
     ADMIN_PORT,
+    ANY_DIGEST,
     API_PORT,
+    CHECK_BASE,
     ENGINE_PORT,
     TABLE_DIR,
     TABLE_PATH,
@@ -19,7 +21,13 @@ from kubetune.api.table import (
     TableAdapter,
     TableBase,
 )
-from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine_env, engine_resources
+from kubetune.desired.adapterset_engine import (
+    EngineLimits,
+    changes_config,
+    engine_args,
+    engine_env,
+    engine_resources,
+)
 from kubetune.desired.common import labels_of, metadata, shared_memory
 from kubetune.desired.pod_template import (
     container_security,
@@ -35,7 +43,7 @@ from kubetune.desired.volumes import Location, locate, mounts
 
 GRACE_SECONDS = 120
 """For requests in flight; the gateway's own limits are shorter (gateway.options)."""
-GATEWAY, ENGINE, CHECK_BASE = "gateway", "engine", "check-base"
+GATEWAY, ENGINE = "gateway", "engine"
 _GATEWAY_RESOURCES = {
     "requests": {"cpu": "100m", "memory": "128Mi"},
     # It is one process: two processors are what it and the hashing of files can use.
@@ -214,7 +222,6 @@ def _pod_spec(
         "securityContext": container_security(template.get("containerSecurityContext")),
     }
     users_mounts = template.get("volumeMounts") or ()
-    checks = [_check_base(base, gateway, claim_mounts)] if base.digest else []
     out = {
         **placement(template, defaults),
         **spreading(template, labels_of(resource)),
@@ -224,7 +231,7 @@ def _pod_spec(
         "securityContext": pod_security(template, defaults),
         "initContainers": [
             *init_containers(template),
-            *checks,
+            _check_base(base, spec.engine, gateway, claim_mounts),
             _engine(engine, [*claim_mounts, *users_mounts]),
         ],
         "containers": [_gateway(limits, gateway, claim_mounts)],
@@ -244,14 +251,15 @@ def _pod_spec(
 
 
 def _check_base(
-    base: ResolvedBase, gateway: Mapping[str, Any], claim_mounts: list[dict[str, Any]]
+    base: ResolvedBase, engine: Engine, gateway: Mapping[str, Any], claim_mounts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """No engine is ever started on a base that is not the one meant."""
+    """No engine is ever started on a base that is not the one meant, or that generates no text."""
     at = locate(base.uri)
+    command = ["python", "-m", "kubetune.gateway.check_base", at.mounted, base.digest or ANY_DIGEST, at.root]
     return {
         "name": CHECK_BASE,
         **gateway,
-        "command": ["python", "-m", "kubetune.gateway.check_base", at.mounted, base.digest, at.root],
+        "command": [*command, "--any-model"] if changes_config(engine) else command,
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": claim_mounts,

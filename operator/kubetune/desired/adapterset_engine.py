@@ -106,6 +106,11 @@ def engine_args(
     ]
 
 
+def changes_config(engine: Engine) -> bool:
+    """Whether the engine is told what the base's config is, whatever its folder says: --hf-overrides, ..."""
+    return any(argument.replace("_", "-").startswith("--hf-") for argument in engine.args)
+
+
 def engine_env(engine: Engine, defaults: ContainerDefaults = NOTHING_SAID) -> list[dict[str, Any]]:
     """Environment of the engine; what the user sets wins over the chart's, and that over ours."""
     theirs = (engine.pod_template.env if engine.pod_template else None) or []

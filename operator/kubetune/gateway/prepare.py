@@ -1,5 +1,6 @@
 """From an artifact on a shared volume to a verified copy in the cache. Blocking; run it in a thread."""
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from kubetune.gateway.refused import Refused
 from kubetune.gateway.verify import Limits, verify
 
 TEMPORARY = ".copying-"
+_DRAWN = re.compile(rf"{re.escape(TEMPORARY)}[^/']+")
 LIST = ".files"
 """In a copy: the lines of its source's digest, for the copy holds only what is read."""
 
@@ -25,7 +27,9 @@ def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: in
     try:
         return _prepare(adapter, limits, cache, max_bytes)
     except OSError as error:
-        raise Refused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {error}") from error
+        # The name of the copy is drawn by lot: the same fault at the next try would look like news.
+        told = _DRAWN.sub("<copy>", str(error))
+        raise Refused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {told}") from error
 
 
 def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int) -> Path:

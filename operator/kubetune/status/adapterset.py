@@ -111,8 +111,9 @@ class _View:
         return [p.name for p in self.observed.pods if p.ready and p.state is None]
 
     @property
-    def pod_failures(self) -> list[str]:
-        return [f"{p.name}: {p.failure}" for p in self.observed.pods if p.failure]
+    def pod_failures(self) -> list[tuple[str, str]]:
+        """Reasons and messages."""
+        return [(p.failure[0], f"{p.name}: {p.failure[1]}") for p in self.observed.pods if p.failure]
 
     @property
     def unresolved(self) -> list[tuple[str, str]]:
@@ -203,7 +204,8 @@ def _available(view: _View) -> Judgement:
     if blocked:
         return Judgement("Available", "False", *blocked)
     if view.pod_failures:
-        return Judgement("Available", "False", "PodsFailing", _list(view.pod_failures))
+        said = [message for _, message in view.pod_failures]
+        return Judgement("Available", "False", view.pod_failures[0][0], _list(said))
     said = [f"{p.name}: {p.state.message}" for p in view.observed.pods if p.state and p.state.message]
     return Judgement("Available", "False", "PodsStarting", _list([f"0 of {wanted} pods are ready", *said]))
 
@@ -230,7 +232,7 @@ def _degraded(view: _View) -> Judgement:
     bad = [(reason, message) for reason, message in view.unresolved if reason not in WAITING]
     bad += [p for p in (view.observed.apply_problem,) if p]
     bad += [(a.failing[0].reason, f"{a.name}: {a.message}") for a in view.adapters if a.failing]
-    bad += [("PodsFailing", failure) for failure in view.pod_failures]
+    bad += view.pod_failures
     if not bad and _lost_pods(view):
         bad = [("PodsNotReady", f"{view.ready_pods} of {view.observed.wanted_pods} pods are ready")]
     if bad:

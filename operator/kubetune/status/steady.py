@@ -1,4 +1,4 @@
-"""Words of kubelet, scheduler and API server without what is another at each try. Pure.
+"""Words of kubelet, scheduler, API server and engine without what is another at each try. Pure.
 
 A name, a directory or a port that somebody drew by lot makes the same fault look like news: each time there
 would be another event and another write of the status.
@@ -21,6 +21,10 @@ _VARYING = (
     (re.compile(r'[^\s"]+:\d+->'), ""),
     (re.compile(r'(https?://[^\s"?]+)\?[^\s"]*'), r"\1"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"), "<time>"),
+    # vLLM's log: (EngineCore pid=71) ERROR 11-30 21:04:28 [core.py:946]
+    (re.compile(r"\bpid=\d+"), "pid=<pid>"),
+    (re.compile(r"\b\d\d-\d\d \d\d:\d\d:\d\d\b"), "<time>"),
+    (re.compile(r"\b0x[0-9a-f]{6,16}\b"), "<address>"),
     (re.compile(r"(?i)\b((?:request|host|trace|correlation)[ -]?id)\b[:=]? ?[^\s,;\"]+"), r"\1 <id>"),
     (re.compile(r"(?i)\bback-off \d\S*"), "back-off"),
     # What others use meanwhile.

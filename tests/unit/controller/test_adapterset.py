@@ -24,7 +24,7 @@ LIMITS = EngineLimits(2, 16, ("models",))
 
 
 def deployment(wanted: int = 2, **status: Any) -> dict[str, Any]:
-    return {"metadata": {"generation": 2}, "spec": {"replicas": wanted}, "status": status}
+    return {"metadata": {"name": "x", "generation": 2}, "spec": {"replicas": wanted}, "status": status}
 
 
 def pod(rank: int) -> dict[str, Any]:

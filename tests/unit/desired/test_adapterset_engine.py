@@ -12,6 +12,7 @@ from kubetune.api.adapterset import Engine
 from kubetune.desired.adapterset import PASS_ON_SIGTERM
 from kubetune.desired.adapterset_engine import (
     EngineLimits,
+    changes_config,
     engine_args,
     engine_env,
     engine_limits,
@@ -151,3 +152,9 @@ def test_the_shell_before_the_engine_passes_signals_and_exit_codes_on(
             time.sleep(0.3)  # its handler is set after the line
             process.send_signal(signal.SIGTERM)
         assert process.wait(10) == code
+
+
+@pytest.mark.parametrize("argument", ["--hf-overrides={}", "--hf_overrides", "--hf-overrides.architectures+"])
+def test_where_the_engine_is_told_another_config_it_judges_the_model(argument: str):
+    assert changes_config(Engine(args=["--dtype=float32", argument, "x"]))
+    assert not changes_config(Engine(args=["--dtype=float32", "x"]))

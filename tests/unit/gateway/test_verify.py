@@ -71,6 +71,17 @@ def test_a_good_copy_is_used_when_the_source_is_gone(tmp_path: Path, limits: Lim
     assert prepare(wanted, limits, cache, max_bytes=LIMIT) == copy
 
 
+def test_a_disk_that_fails_is_told_in_the_same_words_at_each_try(tmp_path: Path, limits: Limits, cache: Path):
+    wanted = entry("a", write_adapter(tmp_path / "a"))
+    (cache / wanted.loaded_name).write_text("in the way")
+    told = set()
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"cannot copy the files: .*Not a directory") as caught:
+            prepare(wanted, limits, cache, max_bytes=LIMIT)
+        told.add(str(caught.value))
+    assert len(told) == 1
+
+
 def test_another_digest(tmp_path: Path, limits: Limits):
     found = refusal(write_adapter(tmp_path / "a"), limits, digest="sha256:" + "0" * 64)
     assert found.reason is AdapterReason.DIGEST_MISMATCH

@@ -33,7 +33,7 @@ def pod(name: str = "p1", *adapters: AdapterState, ready: bool = True, table: st
     return ObservedPod(name, ready, gateway)
 
 
-def starting(name: str = "p1", failure: str | None = None) -> ObservedPod:
+def starting(name: str = "p1", failure: tuple[str, str] | None = None) -> ObservedPod:
     return ObservedPod(name, False, None, failure)
 
 
@@ -71,7 +71,7 @@ SITUATIONS = {
     "no pods yet": (observed(rolling=("RollingOut", "x")), "Pending", "0/1", "0/1", "TFFTF", "Loading"),
     "pods are starting": (observed(starting()), "Progressing", "0/1", "0/1", "TFFTF", "Loading"),
     "a pod cannot start": (
-        observed(starting(failure="engine: CrashLoopBackOff: boom")),
+        observed(starting(failure=("PodsFailing", "engine: CrashLoopBackOff: boom"))),
         "Degraded", "0/1", "0/1", "TFFTT", "Loading",
     ),
     "loading": (
@@ -243,7 +243,26 @@ def kubernetes_pod(**status: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_why_a_pod_cannot_become_ready(status: dict[str, Any], failure: str | None):
-    assert observed_pod(kubernetes_pod(**status), None).failure == failure
+    assert observed_pod(kubernetes_pod(**status), None).failure == (failure and ("PodsFailing", failure))
+
+
+@pytest.mark.parametrize(
+    ("container", "code", "reason"),
+    [
+        ("check-base", 3, "DigestMismatch"),
+        ("check-base", 4, "NotALanguageModel"),
+        ("check-base", 5, "NotFullWeights"),
+        ("check-base", 1, "PodsFailing"),
+        ("engine", 3, "PodsFailing"),
+    ],
+)
+def test_a_base_that_no_engine_starts_on_has_a_reason_of_its_own(container: str, code: int, reason: str):
+    ended = {"name": container, "state": {"terminated": {"exitCode": code, "message": "told"}}}
+    refused = observed_pod(kubernetes_pod(initContainerStatuses=[ended]), None)
+    assert refused.failure == (reason, f"{container}: Error: told")
+    status = judge(observed(refused))
+    assert {c.type: c.reason for c in status.conditions}["Degraded"] == reason
+    assert {c.type: c.status for c in status.conditions}["Stalled"] == "True"
 
 
 def test_a_ready_pod_is_ready():

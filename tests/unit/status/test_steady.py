@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from kubetune.controller.adapterset import pods_refused
+from kubetune.status.adapterset_pods import observed_pod
 from kubetune.status.attempts import attempt_of
 from kubetune.status.starting import refused, trouble_of, unmounted
 from kubetune.status.steady import steady
@@ -47,6 +49,7 @@ MESSAGES = (
     'failed to open netns "/proc/{number}/ns/net": no such file or directory',
     'Exec lifecycle hook ([sh]) for Container "mesh" in Pod "{pod}_a({uid})" failed - error: exit '
     "code 1",
+    "(EngineCore pid={number}) ERROR 11-{number2} 21:04:{number2} [core.py:9] <Lora object at 0x7f{address}>",
     'waiting for ephemeral volume controller to create the persistentvolumeclaim "{pod}-scratch"',
 )  # fmt: skip
 
@@ -68,6 +71,8 @@ def drawn(rng: random.Random) -> dict[str, Any]:
         "time": f"2026-03-{rng.randint(10, 28)}T12:{rng.randint(10, 59)}:07Z",
         "port": rng.randint(30000, 60000),
         "number": rng.randint(1, 250),
+        "number2": rng.randint(10, 28),
+        "address": f"{rng.getrandbits(40):010x}",
         "two": " ".join(two),
     }
 
@@ -91,16 +96,25 @@ def said(message: str, lot: dict[str, Any]) -> set[str]:
     ]
     of_pod = {"involvedObject": meta, "reason": "FailedMount", "message": text}
     of_job = {"involvedObject": {"name": "x-abc"}, "message": f"Error creating: {text}"}
+    ended = {"name": "engine", "state": {"terminated": {"exitCode": 1, "message": text}}}
+    serving = [
+        pod(containerStatuses=[creating]), pod(containerStatuses=[pulling]), pod(conditions=[unscheduled]),
+        pod(initContainerStatuses=[ended]),
+    ]  # fmt: skip
+    replicas = {"type": "ReplicaFailure", "status": "True", "message": text}
     troubles = [
         trouble_of(pod(containerStatuses=[creating])),
         trouble_of(pod(containerStatuses=[pulling])),
         trouble_of(pod(conditions=[unscheduled])),
         unmounted([of_pod]),
     ]
+    of_set: set[tuple[str, str] | None] = {observed_pod(p, None).failure for p in serving}
     if "{uid" not in message and "{folder}" not in message:
         # Of a pod that has never been: it has no UID.
         troubles.append(refused([of_job]))
+        of_set.add(pods_refused({"metadata": {"name": "x"}, "status": {"conditions": [replicas]}}))
     return {
+        *(message for _, message in filter(None, of_set)),
         *(trouble.message for trouble in troubles if trouble),
         *(attempt_of(1, job("Failed"), [p], NOW).failure.message for p in failed),
     }
