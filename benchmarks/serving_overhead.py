@@ -3,9 +3,10 @@
     python benchmarks/serving_overhead.py [--tiny]
 
 The model has the shape of SmolLM2-135M. With `--tiny` it has two layers of 64 units, so that the engine costs
-little and the gateway's share shows. Load generator, gateway and engine share the machine's cores. Each round asks both ways, and the next round in the opposite order. It
-prints the ratio of throughputs (through the gateway to direct) and what is added to the time to the first
-token at p50: the median of the rounds, and the least and the most.
+little and the gateway's share shows. Load generator, gateway and engine share the machine's cores. Each round
+asks both ways, and the next round in the opposite order. It prints the ratio of throughputs (through the
+gateway to direct) and what is added to the time to the first token at p50: the median of the rounds, and the
+least and the most.
 """
 
 import argparse
