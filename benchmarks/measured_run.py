@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kubetune.api.progress import PlanStatus
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import run as runs
-from kubetune_trainer.outcome import Outcome
+from kubetune_trainer.outcome import RunResult
 from kubetune_trainer.progress import Progress
 from kubetune_trainer.signals import Stop
 
@@ -22,7 +22,7 @@ class Measured:
 
 
 def carry_out(spec: RunSpec) -> Measured:
-    outcome, started = Outcome(Progress()), time.monotonic()
+    outcome, started = RunResult(Progress()), time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         runs.run(spec, outcome, Stop())
     assert outcome.evaluation

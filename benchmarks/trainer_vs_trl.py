@@ -143,22 +143,22 @@ def ours(folder: Path, method: str, packing: str | None) -> tuple[float, int]:
     from kubetune.api.runspec import JobIdentity, RunData, RunModel, RunOutput, RunSource, RunSpec
     from kubetune.api.training import Checkpoint, FineTuneTraining
     from kubetune_trainer import run as runs
-    from kubetune_trainer.loop import Loop
-    from kubetune_trainer.outcome import Outcome
+    from kubetune_trainer.loop import TrainingLoop
+    from kubetune_trainer.outcome import RunResult
     from kubetune_trainer.progress import Progress
     from kubetune_trainer.signals import Stop
 
     timed: dict[str, Any] = {}
-    real = Loop.run
+    real = TrainingLoop.run
 
-    def measured(loop: Loop) -> None:
+    def measured(loop: TrainingLoop) -> None:
         loop.watch_steps = loop.save_steps = loop.total_steps + 1
         loop.save = lambda: None
         started = time.perf_counter()
         real(loop)
         timed.update(seconds=time.perf_counter() - started, steps=loop.state.step)
 
-    Loop.run = measured  # type: ignore[method-assign]
+    TrainingLoop.run = measured  # type: ignore[method-assign]
     data = RunSource(
         name="data", uri="pvc://data", path=str(folder / "data.jsonl"), root=str(folder), format="messages"
     )
@@ -179,7 +179,7 @@ def ours(folder: Path, method: str, packing: str | None) -> tuple[float, int]:
             checkpoint=Checkpoint(),
             output=RunOutput(uri="pvc://out", path=out),
         )
-        runs.run(spec, Outcome(Progress()), Stop())
+        runs.run(spec, RunResult(Progress()), Stop())
     return timed["seconds"], timed["steps"]
 
 

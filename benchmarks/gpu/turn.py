@@ -102,30 +102,30 @@ def peak_memory() -> float:
 def ours(workload: Workload, base: Path, out: Path) -> float:
     """By our trainer, from the run spec on, up to where it would save the last checkpoint. The mean loss."""
     from kubetune_trainer import run as runs
-    from kubetune_trainer.loop import Loop
-    from kubetune_trainer.outcome import Outcome
+    from kubetune_trainer.loop import TrainingLoop
+    from kubetune_trainer.outcome import RunResult
     from kubetune_trainer.progress import Progress
     from kubetune_trainer.signals import Stop
 
     class Measured(Exception):
         """The steps are done: neither checkpoint nor artifact is written."""
 
-    real = Loop.run
+    real = TrainingLoop.run
 
-    def timed(loop: Loop) -> None:
+    def timed(loop: TrainingLoop) -> None:
         loop.save = lambda: None
         real(loop)
         raise Measured([loss for _, loss in loop.state.curve])
 
     write_documents(out / "data.jsonl", documents(workload))
-    Loop.run = timed  # type: ignore[method-assign]
+    TrainingLoop.run = timed  # type: ignore[method-assign]
     try:
-        runs.run(spec_of(workload, base, out), Outcome(Progress()), Stop())
+        runs.run(spec_of(workload, base, out), RunResult(Progress()), Stop())
     except Measured as measured:
         [losses] = measured.args
         return statistics.fmean(losses)
     finally:
-        Loop.run = real  # type: ignore[method-assign]
+        TrainingLoop.run = real  # type: ignore[method-assign]
     raise AssertionError("it did not train")
 
 

@@ -12,7 +12,7 @@ from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import Conflict, NotFound
 from kubetune.controller.jobs import JobReconciler
 from kubetune.controller.write_status import write_status
-from kubetune.desired.job import Settings
+from kubetune.desired.job import TrainingSettings
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.manifests import minimal
 
@@ -99,7 +99,7 @@ async def test_no_attempt_is_made_for_a_job_that_was_deleted_meanwhile(
     await client.delete(job)
     successor = await create(client, namespace)
     reconciler = JobReconciler(
-        "PretrainJob", Settings("trainer", "IfNotPresent", "https://receiver", "", "operator")
+        "PretrainJob", TrainingSettings("trainer", "IfNotPresent", "https://receiver", "", "operator")
     )
     with pytest.raises(Conflict):
         await reconciler.reconcile(client, stale, datetime.now(UTC))

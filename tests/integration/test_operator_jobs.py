@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kubetune.api.exitcodes import EXIT_CODES, Reason, outcome
-from kubetune.api.reinforcement import Ppo, Rollout
+from kubetune.api.reinforcement import Ppo, RolloutSettings
 from tests.fixtures.operator import eventually
 from tests.fixtures.world import World
 
@@ -219,7 +219,7 @@ def test_the_stages_of_reinforcement_learning_run_in_their_order(world: World) -
     assert run.reward is not None
     assert run.reward.model is not None
     assert (run.reward.model.uri, run.reward.model.digest) == (artifact["uri"], artifact["digest"])
-    assert (run.rollout, run.ppo, run.grpo, run.data.packing) == (Rollout(), Ppo(), None, False)
+    assert (run.rollout, run.ppo, run.grpo, run.data.packing) == (RolloutSettings(), Ppo(), None, False)
 
 
 def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import PromptTuning
-from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
+from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, RolloutSettings
 from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import read_manifest
@@ -31,7 +31,7 @@ def answering(tmp: Path, base: Path, stage: str, **changes) -> RunSpec:
     asked = write_jsonl(tmp / "prompts.jsonl", changes.pop("prompts", prompts(40, "the")))
     return finetune_spec(
         tmp / "out", base, source(asked, "prompts"), stage=stage, packing=False, training=training,
-        rollout=changes.pop("rollout", Rollout(max_new_tokens=8)), held_out=0.3,
+        rollout=changes.pop("rollout", RolloutSettings(max_new_tokens=8)), held_out=0.3,
         reward=changes.pop("reward", SAYS_THE), **changes,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_two_processes_share_the_answers(base: Path, tmp_path: Path):
 def test_asked_to_stop_while_it_answers(base: Path, tmp_path: Path):
     """What was learned before is saved, and nothing of the answers in the making counts."""
     spec = answering(
-        tmp_path, base, "grpo", grpo=Grpo(group_size=8), rollout=Rollout(max_new_tokens=40),
+        tmp_path, base, "grpo", grpo=Grpo(group_size=8), rollout=RolloutSettings(max_new_tokens=40),
         training={"max_steps": 8, "global_batch_size": 64, "learning_rate": 1e-3},
     )  # fmt: skip
     process = Process(spec, tmp_path)
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_told_before_anything_is_learned(run: Run, base: Path, 
             Reason.INVALID_SPEC, "outputs, not one",
         ),
         "no room": (
-            answering(tmp_path / "d", base, "ppo", rollout=Rollout(max_new_tokens=48)),
+            answering(tmp_path / "d", base, "ppo", rollout=RolloutSettings(max_new_tokens=48)),
             Reason.INVALID_SPEC, "leaves no room for a prompt",
         ),
     }  # fmt: skip

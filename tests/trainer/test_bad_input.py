@@ -173,7 +173,7 @@ def test_errors_of_the_machine_and_defects(
     def fail(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(runs.Loop, "run", fail)
+    monkeypatch.setattr(runs.TrainingLoop, "run", fail)
     ended = run(pretrain(tmp_path, base, *TEXTS))
     assert (ended.code, ended.message.reason) == (code, reason)
     assert ended.message.plan is not None, "what was known by then is told"

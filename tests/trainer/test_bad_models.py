@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kubetune.api.reinforcement import Grpo, Rollout
+from kubetune.api.reinforcement import Grpo, RolloutSettings
 from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from tests.fixtures.runs import finetune_spec, pretrain_spec, source
 from tests.trainer.conftest import Process, Run
@@ -405,7 +405,7 @@ def rewarded(tmp: Path, base: Path, corpus: Path, judge: Path) -> RunSpec:
     return finetune_spec(
         tmp / "out", base, source(corpus / "prompts.jsonl", "prompts"), stage="grpo", packing=False,
         length=40,
-        training={"max_steps": 1}, reward=RunReward(model=named), rollout=Rollout(max_new_tokens=4),
+        training={"max_steps": 1}, reward=RunReward(model=named), rollout=RolloutSettings(max_new_tokens=4),
         grpo=Grpo(group_size=2),
     )  # fmt: skip
 

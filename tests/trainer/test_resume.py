@@ -19,7 +19,7 @@ from kubetune.api.data import Evaluation
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import Classification, Lora, PromptTuning
 from kubetune.api.pretrainjob import Mlm
-from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
+from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, RolloutSettings
 from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
@@ -99,7 +99,7 @@ def grpo(out: Path, corpus: Path, base: Path) -> RunSpec:
     return finetune_spec(
         out, base, source(corpus / "prompts.jsonl", "prompts"), stage="grpo", packing=False,
         lora=Lora(rank=4, alpha=8, dropout=0.2), training={"max_steps": LONG, "global_batch_size": 8},
-        rollout=Rollout(max_new_tokens=6), grpo=Grpo(group_size=4, epochs=2),
+        rollout=RolloutSettings(max_new_tokens=6), grpo=Grpo(group_size=4, epochs=2),
         reward=RunReward(functions=[RewardFunction(name="contains")]), checkpoint=Checkpoint(every_steps=5),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.finetunejob import PromptTuning
-from kubetune.api.reinforcement import Grpo, RewardFunction, Rollout
+from kubetune.api.reinforcement import Grpo, RewardFunction, RolloutSettings
 from kubetune.api.runspec import RunReward, RunSpec
 from kubetune.api.training import FineTuneTraining
 from tests.fixtures.runs import finetune_spec, source, write_jsonl
@@ -88,7 +88,7 @@ def test_rewards_that_are_all_equal(run: Run, base: Path, tmp_path: Path, method
     spec = sft(
         tmp_path, base, [{"prompt": f"q{i}", "answer": "far from it"} for i in range(8)], "prompts",
         stage="grpo", method=method, packing=False, training={"max_steps": 2, "global_batch_size": 4},
-        rollout=Rollout(max_new_tokens=4),
+        rollout=RolloutSettings(max_new_tokens=4),
         grpo=Grpo(group_size=2), reward=RunReward(functions=[RewardFunction(name="exact-match")]), **virtual,
     )  # fmt: skip
     ended = run(spec)

@@ -49,7 +49,7 @@ class StepReport:
 
 
 @dataclass
-class Loop:
+class TrainingLoop:
     """What a loop works with."""
 
     accelerator: Accelerator

@@ -49,12 +49,12 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())
         # It warns at import that an optional package is missing, which downloads code.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        from kubetune_trainer.outcome import Outcome
+        from kubetune_trainer.outcome import RunResult
         from kubetune_trainer.progress import Progress
         from kubetune_trainer.run import run
 
         stop.check()
-        outcome = Outcome(Progress())
+        outcome = RunResult(Progress())
         warned.restart(outcome.progress.update)
         try:
             run(spec, outcome, stop)

@@ -18,7 +18,7 @@ from kubetune_trainer.progress import Progress
 
 
 @dataclass
-class Outcome:
+class RunResult:
     """Filled in as the run goes."""
 
     progress: Progress

@@ -25,7 +25,7 @@ from kubetune_trainer.evaluate import Measured, evaluate, measure
 from kubetune_trainer.files import remove
 from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
-from kubetune_trainer.loop import Loop
+from kubetune_trainer.loop import TrainingLoop
 from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
 from kubetune_trainer.methods.method import Method
 from kubetune_trainer.model import attention, loading, quantised
@@ -39,7 +39,7 @@ from kubetune_trainer.model.probing import check_causal, check_isolation
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.objective import Objective
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
-from kubetune_trainer.outcome import Outcome
+from kubetune_trainer.outcome import RunResult
 from kubetune_trainer.progress import StepReporter, measurements
 from kubetune_trainer.report.facts import Facts
 from kubetune_trainer.rewards import model as reward_model
@@ -75,7 +75,7 @@ LARGEST_WATCH = 128
 """Rows measured at a time."""
 
 
-def run(spec: RunSpec, outcome: Outcome, stop: Stop) -> None:
+def run(spec: RunSpec, outcome: RunResult, stop: Stop) -> None:
     """Carry out a run, or notice that an earlier attempt did. Facts go into `outcome` as they become known.
 
     Raises:
@@ -98,7 +98,7 @@ def run(spec: RunSpec, outcome: Outcome, stop: Stop) -> None:
 @dataclass
 class _Run:
     spec: RunSpec
-    outcome: Outcome
+    outcome: RunResult
     stop: Stop
     _made: tuple[PreTrainedModel, list[str]] | None = None
 
@@ -293,7 +293,7 @@ class _Run:
         if watched and state.step == 0:
             state.evaluations.append((0, watch()))
         minutes = spec.checkpoint.every_minutes
-        Loop(
+        TrainingLoop(
             accelerator=self.accelerator,
             model=self.accelerator.prepare_model(self.model),
             parameters=parameters,

@@ -73,7 +73,7 @@ def only_writer(folder: Path, uri: str, stop: Stop) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SeenLease:
     """A lease as somebody else finds it."""
 
     number: int
@@ -244,11 +244,11 @@ class Lease:
                     say("writer", text=f"the lease could not be renewed and will be again: {error}")
 
 
-def _newest(folder: Path) -> _Seen | None:
+def _newest(folder: Path) -> _SeenLease | None:
     """The lease that counts; None if there is none."""
     for number in sorted(_numbers(folder), reverse=True):
         try:
-            return _Seen(number, (folder / f".writer-{number}").read_bytes())
+            return _SeenLease(number, (folder / f".writer-{number}").read_bytes())
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -259,7 +259,7 @@ def _numbers(folder: Path) -> list[int]:
     return [int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name))]
 
 
-def _is_dead(folder: Path, seen: _Seen) -> bool:
+def _is_dead(folder: Path, seen: _SeenLease) -> bool:
     """Whether the holder ran under this kernel and does not run any more."""
     boot = seen.holder.get("boot")
     if not boot or not _BOOT.exists() or _BOOT.read_text().strip() != boot:

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from kubetune.api.data import Evaluation, FineTuneData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
 from kubetune.api.meta import SET_LIST, Block, cel, immutable, rules
-from kubetune.api.reinforcement import Grpo, Ppo, Reward, Rollout
+from kubetune.api.reinforcement import Grpo, Ppo, Reward, RolloutSettings
 from kubetune.api.source import AdapterStart, BaseSource
 from kubetune.api.stages import STAGE_RULES, WITH_HEAD
 from kubetune.api.training import Checkpoint, Compute, FineTuneOutput, FineTuneTraining
@@ -185,7 +185,7 @@ class FineTuneJobSpec(Lifecycle):
     """Settings of stage dpo; the defaults are used when absent."""
     reward: Reward | None = None
     """How answers are rewarded in stages ppo and grpo."""
-    rollout: Rollout | None = None
+    rollout: RolloutSettings | None = None
     """How prompts are answered in stages ppo and grpo; the defaults are used when absent."""
     ppo: Ppo | None = None
     """Settings of stage ppo; the defaults are used when absent."""

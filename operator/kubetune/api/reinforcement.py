@@ -42,7 +42,7 @@ class Reward(Block):
     """Rules; the reward is the sum of weight times result."""
 
 
-class Rollout(Block):
+class RolloutSettings(Block):
     """How the model answers the prompts that it is trained on."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128

@@ -11,7 +11,7 @@ from kubetune.api.finetunejob import LORA_METHODS, Classification, Dpo, Lora, Pr
 from kubetune.api.lmeval import Tasks
 from kubetune.api.meta import Block
 from kubetune.api.pretrainjob import Mlm, TokenizerTraining
-from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, Rollout
+from kubetune.api.reinforcement import Grpo, Ppo, RewardFunction, RolloutSettings
 from kubetune.api.training import Checkpoint, FineTuneTraining, PretrainTraining
 
 RUN_SPEC_PATH = "/etc/kubetune/run.json"
@@ -209,7 +209,7 @@ class RunSpec(Block):
     """Set with stage dpo."""
     reward: RunReward | None = None
     """Set with stages ppo and grpo."""
-    rollout: Rollout | None = None
+    rollout: RolloutSettings | None = None
     """Set with stages ppo and grpo."""
     ppo: Ppo | None = None
     """Set with stage ppo."""

@@ -1,7 +1,7 @@
 """What goes with which stage of a FineTuneJob: CEL rules of its spec."""
 
 from kubetune.api.meta import cel
-from kubetune.api.reinforcement import Grpo, Rollout
+from kubetune.api.reinforcement import Grpo, RolloutSettings
 
 PAIRS = ("dpo", "reward")
 """Stages that compare two answers."""
@@ -86,6 +86,8 @@ def _metrics() -> dict[str, str]:
     )
 
 
+_ANSWER_TOKENS = RolloutSettings().max_new_tokens
+
 STAGE_RULES = (
     _block("dpo", ("dpo",)),
     _block("reward", REWARDED),
@@ -134,10 +136,10 @@ STAGE_RULES = (
         field_path=".reward",
     ),
     cel(
-        f"!({_is(REWARDED)}) || (has(self.rollout) ? self.rollout.maxNewTokens : {Rollout().max_new_tokens})"
+        f"!({_is(REWARDED)}) || (has(self.rollout) ? self.rollout.maxNewTokens : {_ANSWER_TOKENS})"
         " < self.data.sequenceLength",
-        f"answers of up to rollout.maxNewTokens ({Rollout().max_new_tokens} when absent) leave no room for "
-        "prompts: set it lower than data.sequenceLength",
+        f"answers of up to rollout.maxNewTokens ({_ANSWER_TOKENS} when absent) leave no room for prompts: "
+        "set it lower than data.sequenceLength",
         field_path=".rollout.maxNewTokens",
     ),
     cel(

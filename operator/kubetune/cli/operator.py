@@ -18,8 +18,8 @@ from kubetune.controller.fence import Fence
 from kubetune.controller.installed import Installed
 from kubetune.controller.jobs import JobReconciler
 from kubetune.controller.lease import Timing
-from kubetune.controller.loop import Loop
-from kubetune.controller.options import Options, parse
+from kubetune.controller.loop import ReconcileLoop
+from kubetune.controller.options import OperatorOptions, parse
 from kubetune.controller.reconciler import Reconciler
 from kubetune.controller.watches import Watches
 from kubetune.desired import adapterset, job
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     return asyncio.run(run(parse(argv)))
 
 
-async def run(options: Options) -> int:
+async def run(options: OperatorOptions) -> int:
     """Run until a signal, or until a part gives up: then the process ends, to be started again."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -62,7 +62,7 @@ async def run(options: Options) -> int:
 class _Replica:
     """The parts of the process."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: OperatorOptions) -> None:
         self.elector: Elector | None = None
         self._options = options
         self._identity = new_identity()
@@ -83,7 +83,7 @@ class _Replica:
             )
             reconcilers = _reconcilers(options, await receiver.prepare())
             scope = options.watch_namespaces
-            loop = Loop(client, reconcilers, resync_seconds=options.resync_seconds, namespaces=scope)
+            loop = ReconcileLoop(client, reconcilers, resync_seconds=options.resync_seconds, namespaces=scope)
             watches = Watches(loop, receiver.reviewer.forget, scope)
             installed = Installed(client)
             await listen(stack, health.application(elector, loop, watches, installed), options.http_port)
@@ -106,9 +106,9 @@ class _Replica:
         return client
 
 
-def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
+def _reconcilers(options: OperatorOptions, authority: str) -> dict[str, Reconciler]:
     defaults = PodDefaults.model_validate_json(options.pod_defaults)
-    jobs = job.Settings(
+    jobs = job.TrainingSettings(
         image=options.trainer_image,
         image_pull_policy=options.trainer_image_pull_policy,
         progress_url=options.progress_url,
@@ -116,7 +116,7 @@ def _reconcilers(options: Options, authority: str) -> dict[str, Reconciler]:
         operator_image=options.gateway_image,
         defaults=defaults,
     )
-    sets = adapterset.Settings(
+    sets = adapterset.ServingSettings(
         gateway_image=options.gateway_image,
         engine_image=options.engine_image,
         image_pull_policy=options.engine_image_pull_policy,

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kubetune.controller.client import Client
 from kubetune.controller.errors import Conflict, Unavailable
-from kubetune.controller.options import Options
+from kubetune.controller.options import OperatorOptions
 from kubetune.progress import identity, server
 from kubetune.progress.certificates import Identity
 from kubetune.progress.listen import Listener
@@ -32,7 +32,7 @@ class AuthorityReplaced(Exception):
 class Receiver:
     """Receives progress over TLS."""
 
-    def __init__(self, client: Client, options: Options) -> None:
+    def __init__(self, client: Client, options: OperatorOptions) -> None:
         self.reviewer = Reviewer(client, options.watch_namespaces)
         self._client = client
         self._options = options

@@ -23,7 +23,7 @@ from kubetune.desired.adapterset_engine import EngineLimits, roll_reason, runnin
 from kubetune.desired.adapterset_plan import Plan, plan
 from kubetune.desired.common import is_owned, labels_of
 from kubetune.references.uses import WAITING, Problem
-from kubetune.status.adapterset import Observed, adapter_set_status
+from kubetune.status.adapterset import ObservedAdapterSet, adapter_set_status
 from kubetune.status.adapterset_pods import observed_pod
 from kubetune.status.conditions import parse_timestamp, timestamp
 from kubetune.status.steady import steady
@@ -45,7 +45,7 @@ NUDGE_SECONDS = 3.0
 class AdapterSetReconciler:
     """Keeps serving pods and what they serve as an AdapterSet says."""
 
-    settings: desired.Settings
+    settings: desired.ServingSettings
     kind: str = "AdapterSet"
 
     async def reconcile(self, client: Client, resource: Object, now: datetime) -> Result:
@@ -55,7 +55,7 @@ class AdapterSetReconciler:
         children = await read_children(client, resource)
         needs = await read_dependencies(client, resource, spec, previous, children)
         base, problem = needs.resolution.base, needs.resolution.base_problem
-        observed = Observed(
+        observed = ObservedAdapterSet(
             wanted_pods=spec.replicas,
             base=base,
             base_problem=_said(problem),
@@ -86,8 +86,8 @@ class AdapterSetReconciler:
 
 
 async def apply_plan(
-    client: Client, resource: Object, planned: Plan, children: Children, observed: Observed
-) -> Observed:
+    client: Client, resource: Object, planned: Plan, children: Children, observed: ObservedAdapterSet
+) -> ObservedAdapterSet:
     """Bring the children to what they should be; returns what was noticed, added to what was before."""
     deployment = children.deployment
     refused = None
@@ -185,7 +185,7 @@ def _said(problem: Problem | None) -> tuple[str, str] | None:
     return (problem.reason, problem.message) if problem else None
 
 
-def again(observed: Observed, status: AdapterSetStatus) -> float:
+def again(observed: ObservedAdapterSet, status: AdapterSetStatus) -> float:
     """Seconds until the next look; what is watched wakes us earlier."""
     if any(pod.state and pod.state.engine_ready and observed.lags(pod.state) for pod in observed.pods):
         return CATCHING_UP_SECONDS

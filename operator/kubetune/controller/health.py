@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from kubetune.controller import metrics
 from kubetune.controller.elector import Elector
 from kubetune.controller.installed import Installed
-from kubetune.controller.loop import Loop
+from kubetune.controller.loop import ReconcileLoop
 from kubetune.controller.watches import Watches
 
 STUCK_SECONDS = 600.0
@@ -17,7 +17,9 @@ ELECTOR_SECONDS = 60.0
 """An elector that has tried nothing for so long is stuck."""
 
 
-def application(elector: Elector, loop: Loop, watches: Watches, installed: Installed) -> web.Application:
+def application(
+    elector: Elector, loop: ReconcileLoop, watches: Watches, installed: Installed
+) -> web.Application:
     """The operator's plain-HTTP endpoints."""
     silent_seconds = max(SILENT_SECONDS, SILENT_RESYNCS * loop.resync_seconds)
 

@@ -19,14 +19,14 @@ from kubetune.controller.reclaim import Reclaim, keep
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
 from kubetune.desired.common import is_owned
-from kubetune.desired.job import RUN_KEY, Settings, Turn, config_map, config_map_of, job
+from kubetune.desired.job import RUN_KEY, TrainingSettings, Turn, config_map, config_map_of, job
 from kubetune.desired.runspec import JobSpec, parse_spec, run_spec, uris
 from kubetune.desired.volumes import locate
 from kubetune.status.attempts import Attempt, attempt_of
 from kubetune.status.conditions import parse_timestamp
-from kubetune.status.decision import Decision, Finish, Start, Stop, Wait, decide
+from kubetune.status.decision import Decision, Finish, StartAttempt, StopAttempt, Wait, decide
 from kubetune.status.ending import terminating
-from kubetune.status.job import NEEDS, Need, Observed, is_finished, job_status, seen_again
+from kubetune.status.job import NEEDS, Need, ObservedJob, is_finished, job_status, seen_again
 from kubetune.status.news import job_news
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class JobReconciler:
     """Brings a training job from applied to finished, one attempt after another."""
 
     kind: str
-    settings: Settings
+    settings: TrainingSettings
 
     async def reconcile(self, client: Client, resource: Object, now: datetime) -> Result:
         """Look at the attempts, start one if one is due, and say how things are."""
@@ -69,8 +69,8 @@ class JobReconciler:
         begun = bool(previous.attempts or found.seen.attempts)
         dependencies, resources = (run_has_start(resource), FOUND) if begun else (NOT_CHECKED, NOT_CHECKED)
         run = _run_of(found, previous)
-        observed = Observed(found.seen, dependencies, resources, wanted.suspend, run_spec=run)
-        if isinstance(decision, Start):
+        observed = ObservedJob(found.seen, dependencies, resources, wanted.suspend, run_spec=run)
+        if isinstance(decision, StartAttempt):
             decision, observed = await self._started(
                 client, resource, previous, found, decision, observed, now
             )
@@ -82,7 +82,7 @@ class JobReconciler:
         for news in job_news(previous, status):
             await record(client, resource, news.type, news.reason, news.message)
         await write_status(client, resource, previous, status)
-        if isinstance(decision, Stop) and found.newest:
+        if isinstance(decision, StopAttempt) and found.newest:
             # Not before the status knows of this attempt: its number must not be used again.
             log.info("attempt %d is ended: %s", status.attempts, decision.reason)
             await client.delete(found.newest)
@@ -95,10 +95,10 @@ class JobReconciler:
         resource: Object,
         previous: JobStatus,
         found: Attempts,
-        start: Start,
-        observed: Observed,
+        start: StartAttempt,
+        observed: ObservedJob,
         now: datetime,
-    ) -> tuple[Decision, Observed]:
+    ) -> tuple[Decision, ObservedJob]:
         """Try to start an attempt; returns the decision that came of it, and what is observed then."""
         try:
             started = await self._start(client, resource, previous, found, start, now)
@@ -117,7 +117,7 @@ class JobReconciler:
         resource: Object,
         previous: JobStatus,
         found: Attempts,
-        start: Start,
+        start: StartAttempt,
         now: datetime,
     ) -> Started:
         """Create an attempt's Job if all that it needs is there.
@@ -173,7 +173,7 @@ def lifecycle(resource: Object) -> Lifecycle:
     return Lifecycle.model_validate({k: v for k, v in resource["spec"].items() if k in known})
 
 
-def _turn(start: Start, previous: JobStatus, found: Attempts, wanted: Lifecycle) -> Turn:
+def _turn(start: StartAttempt, previous: JobStatus, found: Attempts, wanted: Lifecycle) -> Turn:
     used = max(previous.active_seconds, found.seen.active_seconds)
     limit = wanted.active_deadline_seconds
     return Turn(start.attempt, start.restarts, used, None if limit is None else limit - used)
@@ -242,7 +242,7 @@ def _invalid(error: ValidationError) -> Failure:
 
 
 def _again(
-    decision: Decision, observed: Observed, status: JobStatus, wanted: Lifecycle, now: datetime
+    decision: Decision, observed: ObservedJob, status: JobStatus, wanted: Lifecycle, now: datetime
 ) -> float | None:
     """Seconds until the next look, where nothing that is watched will wake us."""
     if isinstance(decision, Finish):
@@ -253,7 +253,7 @@ def _again(
     return min((seconds for seconds in moments if seconds is not None), default=None)
 
 
-def _of_unmet(observed: Observed, status: JobStatus, now: datetime) -> float | None:
+def _of_unmet(observed: ObservedJob, status: JobStatus, now: datetime) -> float | None:
     """Seconds until the next look at what is missing, where something is."""
     last = observed.last
     if last and last.state == "Pending" and not last.held and (last.mounting or not last.has_pod):

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 JOB_KINDS = ("PretrainJob", "FineTuneJob")
 
 
-class Loop:
+class ReconcileLoop:
     """The queue and its workers."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Loop:
         self._namespaces = namespaces or (None,)
         self._waiters = Waiters()
         self.synced = Synced(client, clock)
-        self._seen: dict[Key, _Seen] = {}
+        self._seen: dict[Key, _SeenJob] = {}
         self._resynced = time.monotonic()
 
     def seen(self, key: Key, resource: Mapping[str, Any], *, deleted: bool) -> None:
@@ -63,7 +63,7 @@ class Loop:
         if key.kind not in JOB_KINDS:
             self.queue.add(key)
             return
-        before, now = self._seen.pop(key, None), None if deleted else _Seen.of(resource)
+        before, now = self._seen.pop(key, None), None if deleted else _SeenJob.of(resource)
         if now:
             self._seen[key] = now
         # That the status of a job changed is seldom news: we wrote it, as with every report of a trainer.
@@ -169,7 +169,7 @@ def _is_ours_to_handle(metadata: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SeenJob:
     """What the watch said last about a job."""
 
     itself: tuple[Any, ...]
@@ -179,7 +179,7 @@ class _Seen:
     phase: str
 
     @classmethod
-    def of(cls, job: Mapping[str, Any]) -> "_Seen":
+    def of(cls, job: Mapping[str, Any]) -> "_SeenJob":
         meta = job["metadata"]
         status = job.get("status", {})
         phase = str(status.get("phase", "Pending"))

@@ -20,7 +20,7 @@ def _option(default: str | int | tuple[str, ...], about: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Options:
+class OperatorOptions:
     """What the operator is started with. `--trainer-image` may be given as KUBETUNE_TRAINER_IMAGE."""
 
     namespace: str = _option(
@@ -54,13 +54,13 @@ class Options:
     lease_seconds: int = _option(15, "After how long another replica takes over from a leader that is gone")
 
 
-def parse(argv: Sequence[str]) -> Options:
-    """Options from a command line and the environment."""
+def parse(argv: Sequence[str]) -> OperatorOptions:
+    """The options from a command line and the environment."""
     parser = argparse.ArgumentParser(
         prog="kubetune operator", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--version", action="version", version=VERSION_TEXT)
-    for option in fields(Options):
+    for option in fields(OperatorOptions):
         given = os.environ.get(f"KUBETUNE_{option.name.upper()}")
         if isinstance(option.default, tuple):
             continue
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> Options:
             default=option.default if given is None else given,
             help=option.metadata["help"],
         )
-    watched = Options.__dataclass_fields__["watch_namespaces"]
+    watched = OperatorOptions.__dataclass_fields__["watch_namespaces"]
     parser.add_argument(
         "--watch-namespace",
         dest=watched.name,
@@ -92,7 +92,7 @@ def parse(argv: Sequence[str]) -> Options:
         parser.error(f"--pod-defaults: {error}")
     # Each once: two watches of a namespace would see everything twice.
     found[watched.name] = tuple(dict.fromkeys(found[watched.name] or inherited))
-    return Options(**found)
+    return OperatorOptions(**found)
 
 
 def _namespace(text: str) -> str:

@@ -18,7 +18,7 @@ from kubetune.controller.events import record
 from kubetune.controller.reconciler import Result
 from kubetune.controller.write_status import write_status
 from kubetune.desired.common import is_owned, labels_of
-from kubetune.desired.job import Settings
+from kubetune.desired.job import TrainingSettings
 from kubetune.desired.reclaim import folder_of, reclaim_job, users
 from kubetune.desired.volumes import locate
 from kubetune.status.ending import is_over
@@ -43,7 +43,7 @@ class Reclaim:
 
     client: Client
     resource: Object
-    settings: Settings
+    settings: TrainingSettings
 
     async def run(self, now: datetime) -> Result:
         """Do the next thing, and say what is left to do."""

@@ -13,7 +13,7 @@ from kubetune.api.kinds import KINDS
 from kubetune.api.labels import MANAGED_BY_LABEL, MANAGER
 from kubetune.api.meta import GROUP, VERSION
 from kubetune.controller.keys import Key, owner_key
-from kubetune.controller.loop import Loop
+from kubetune.controller.loop import ReconcileLoop
 
 CHILDREN = (
     ("batch", "v1", "jobs"),
@@ -32,7 +32,9 @@ class WatchesEnded(Exception):
 class Watches:
     """The watches of our kinds and of their children."""
 
-    def __init__(self, loop: Loop, pod_gone: Callable[[str], None], namespaces: Sequence[str] = ()) -> None:
+    def __init__(
+        self, loop: ReconcileLoop, pod_gone: Callable[[str], None], namespaces: Sequence[str] = ()
+    ) -> None:
         """Prepare the watches.
 
         Args:

@@ -71,7 +71,7 @@ _HOURS_TO_START = 2
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServingSettings:
     """What the operator was started with, as far as serving pods are concerned."""
 
     gateway_image: str
@@ -164,7 +164,7 @@ def deployment(
     base: ResolvedBase,
     limits: EngineLimits,
     replicas: int,
-    settings: Settings,
+    settings: ServingSettings,
 ) -> dict[str, Any]:
     """The serving pods. The template says nothing of adapters: they come and go without a rollout."""
     template = spec.engine.pod_template.wire() if spec.engine.pod_template else {}
@@ -195,7 +195,7 @@ def _pod_spec(
     base: ResolvedBase,
     limits: EngineLimits,
     template: Mapping[str, Any],
-    settings: Settings,
+    settings: ServingSettings,
 ) -> dict[str, Any]:
     defaults = settings.defaults
     claim_volumes, claim_mounts = mounts(Location(name, is_claim=True, path="") for name in limits.claims)

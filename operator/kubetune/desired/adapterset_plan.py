@@ -53,7 +53,7 @@ def plan(
     base: ResolvedBase,
     needs: Dependencies,
     deployment: Mapping[str, Any] | None,
-    settings: adapterset.Settings,
+    settings: adapterset.ServingSettings,
 ) -> Plan:
     """Everything that should exist; deployment: the one that does."""
     limits = _limits(spec, base, needs, deployment)

@@ -37,7 +37,7 @@ _PLURALS = {kind.name: kind.plural for kind in KINDS}
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What the operator was started with, as far as training pods are concerned."""
 
     image: str
@@ -73,7 +73,7 @@ def progress_path(kind: str, namespace: str, name: str) -> str:
     return f"/v1alpha1/namespaces/{namespace}/{_PLURALS[kind]}/{name}/progress"
 
 
-def config_map(resource: Mapping[str, Any], run: str, settings: Settings) -> dict[str, Any]:
+def config_map(resource: Mapping[str, Any], run: str, settings: TrainingSettings) -> dict[str, Any]:
     """The immutable ConfigMap with run spec and the receiver's authority; its name carries their digest.
 
     Args:
@@ -110,7 +110,7 @@ def config_map_of(child: Mapping[str, Any]) -> str | None:
 
 
 def job(
-    resource: Mapping[str, Any], spec: RunSpec, run: str, turn: Turn, settings: Settings
+    resource: Mapping[str, Any], spec: RunSpec, run: str, turn: Turn, settings: TrainingSettings
 ) -> dict[str, Any]:
     """The Job of one attempt.
 
@@ -150,7 +150,11 @@ def job(
 
 
 def pod_spec(
-    resource: Mapping[str, Any], spec: RunSpec, run: str, template: Mapping[str, Any], settings: Settings
+    resource: Mapping[str, Any],
+    spec: RunSpec,
+    run: str,
+    template: Mapping[str, Any],
+    settings: TrainingSettings,
 ) -> dict[str, Any]:
     """The training pod."""
     compute = resource["spec"].get("compute") or {}

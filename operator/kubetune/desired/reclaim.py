@@ -6,7 +6,7 @@ from typing import Any
 
 from kubetune.api.labels import RECLAIM_CONTAINER, RECLAIM_LABEL
 from kubetune.desired.common import metadata
-from kubetune.desired.job import Settings
+from kubetune.desired.job import TrainingSettings
 from kubetune.desired.pod_template import (
     container_security,
     placement,
@@ -29,7 +29,7 @@ def reclaim_name(resource: Mapping[str, Any]) -> str:
     return f"{meta['name']}-{digest[:8]}"
 
 
-def reclaim_job(resource: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def reclaim_job(resource: Mapping[str, Any], settings: TrainingSettings) -> dict[str, Any]:
     """The Job: a pod like the training pods, where those could run, that sees the one claim."""
     folder = folder_of(resource)
     location = locate(folder)

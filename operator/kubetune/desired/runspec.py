@@ -15,7 +15,7 @@ from kubetune.api.finetunejob import (
 )
 from kubetune.api.lmeval import LmEval, Tasks
 from kubetune.api.pretrainjob import Mlm, PretrainJobSpec, Tokenizer
-from kubetune.api.reinforcement import Grpo, Ppo, Rollout
+from kubetune.api.reinforcement import Grpo, Ppo, RolloutSettings
 from kubetune.api.runspec import (
     CACHE_ROOT,
     SECRET_ROOT,
@@ -114,7 +114,7 @@ def run_spec(
         prompt_tuning=(spec.prompt_tuning or PromptTuning()) if tunes_prompt else None,
         dpo=(spec.dpo or Dpo()) if spec.stage == "dpo" else None,
         reward=RunReward(model=reward, functions=spec.reward.functions) if spec.reward else None,
-        rollout=(spec.rollout or Rollout()) if spec.stage in REWARDED else None,
+        rollout=(spec.rollout or RolloutSettings()) if spec.stage in REWARDED else None,
         ppo=(spec.ppo or Ppo()) if spec.stage == "ppo" else None,
         grpo=(spec.grpo or Grpo()) if spec.stage == "grpo" else None,
         classification=(spec.classification or Classification()) if classifies else None,

@@ -9,8 +9,8 @@ import aiohttp
 from aiohttp import web
 
 from kubetune.gateway.chat import refuse_template
-from kubetune.gateway.engine import Engine, EngineDown, EngineSlow
-from kubetune.gateway.errors import ApiError, BadRequest, NotHere, Unavailable, in_openai_form
+from kubetune.gateway.engine import EngineClient, EngineDown, EngineSlow
+from kubetune.gateway.errors import BadRequest, NotHere, RequestFailed, ServiceUnavailable, in_openai_form
 from kubetune.gateway.fleet import Fleet
 from kubetune.gateway.http import expect, read_body
 from kubetune.gateway.inflight import InFlight
@@ -31,7 +31,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Handlers of the API port."""
 
-    def __init__(self, fleet: Fleet, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, fleet: Fleet, engine: EngineClient, metrics: Metrics) -> None:
         self._fleet = fleet
         self._engine = engine
         self._metrics = metrics
@@ -55,7 +55,7 @@ class Api:
         """GET /v1/models: the base and the adapters that answer now."""
         serving = self._fleet.serving
         if not serving:
-            raise Unavailable("The engine is starting.")
+            raise ServiceUnavailable("The engine is starting.")
         return web.json_response({"object": "list", "data": [self._entry(v) for v in serving]})
 
     async def model(self, request: web.Request) -> web.Response:
@@ -76,7 +76,7 @@ class Api:
             with version.requests.one(), self._metrics.in_flight.labels(model).track_inprogress():
                 response, code = await self._pass_on(request, version, body, started)
                 return response
-        except ApiError as error:
+        except RequestFailed as error:
             code = str(error.status)
             raise
         finally:
@@ -106,14 +106,14 @@ class Api:
                 return self._whole(version, upstream.status, answer, upstream.content_type)
         except (EngineDown, EngineSlow) as error:
             self._fleet.suspect_engine()
-            raise Unavailable(_broke(error)) from error
+            raise ServiceUnavailable(_broke(error)) from error
 
     def _whole(
         self, version: Version, status: int, content: bytes, content_type: str
     ) -> tuple[web.Response, str]:
         if status == 404 and version.engine_name.encode() in content:
             self._fleet.suspect_engine()  # it does not know what it was given: it has restarted
-            raise Unavailable(f"The engine is loading `{version.alias}` again. Try again.")
+            raise ServiceUnavailable(f"The engine is loading `{version.alias}` again. Try again.")
         if status >= 500:
             self._fleet.suspect_engine()
         content = Renamer(version.engine_name, version.alias).whole(content)
@@ -142,7 +142,7 @@ class Api:
                 except aiohttp.ClientError as error:
                     # Too late for a status: tell it as OpenAI's servers do, by an event.
                     self._fleet.suspect_engine()
-                    await response.write(events.flush() + event_bytes(Unavailable(_broke(error)).body))
+                    await response.write(events.flush() + event_bytes(ServiceUnavailable(_broke(error)).body))
                     return response, "503"
                 self._engine.heard()
                 ready = events.feed(piece) if piece else events.flush()
@@ -179,7 +179,7 @@ class Api:
         try:
             with self.requests.one():
                 return await handler(request)
-        except ApiError as error:
+        except RequestFailed as error:
             return error.response()
         except web.HTTPException:
             return NotHere(f"Unknown request URL: {request.method} {request.path}").response()

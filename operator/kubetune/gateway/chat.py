@@ -12,7 +12,7 @@ from typing import Any
 
 from kubetune.api.table import AdapterReason
 from kubetune.gateway.errors import BadRequest
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 
 _TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -54,7 +54,7 @@ def chat_template(adapter: Path, base: Path) -> ChatTemplate | None:
     """What an adapter's folder brings along; None where its chats are written as the base's are.
 
     Raises:
-        Refused: it cannot be read.
+        AdapterRefused: it cannot be read.
     """
     config, of_base = _config(adapter), _config(base, strict=False)
     texts = _texts(adapter, config)
@@ -108,5 +108,5 @@ def _token(config: dict[str, Any], name: str) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _unreadable(name: str, error: Exception) -> Refused:
-    return Refused(AdapterReason.UNSUPPORTED, f"{name} cannot be read: {error}. Remove or restore it")
+def _unreadable(name: str, error: Exception) -> AdapterRefused:
+    return AdapterRefused(AdapterReason.UNSUPPORTED, f"{name} cannot be read: {error}. Remove or restore it")

@@ -31,7 +31,7 @@ class EngineFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Model:
+class ServedModel:
     """One entry of /v1/models."""
 
     name: str
@@ -42,7 +42,7 @@ class Model:
     """Whether it has a parent."""
 
 
-class Engine:
+class EngineClient:
     """The engine on this pod's loopback. Use as a context manager."""
 
     def __init__(self, url: str) -> None:
@@ -100,7 +100,7 @@ class Engine:
         self.heard()
         return answer
 
-    async def models(self, *, within: float) -> dict[str, Model]:
+    async def models(self, *, within: float) -> dict[str, ServedModel]:
         """What the engine answers for, by name; it is healthy if this returns.
 
         Raises:
@@ -109,7 +109,9 @@ class Engine:
         await self._call("GET", "/health", within=within)
         listed = await self._call("GET", "/v1/models", within=within)
         return {
-            m["id"]: Model(name=m["id"], root=m.get("root") or "", is_adapter=m.get("parent") is not None)
+            m["id"]: ServedModel(
+                name=m["id"], root=m.get("root") or "", is_adapter=m.get("parent") is not None
+            )
             for m in listed["data"]
         }
 

@@ -1,6 +1,6 @@
 """Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`.
 
-ApiError
+RequestFailed
  +- BadRequest (400)
  +- UnknownModel (404)
  +- NotServed (404: the model is known, and its adapter refused for good)
@@ -8,7 +8,7 @@ ApiError
  +- TooLarge (413)
  +- Undecodable (415)
  +- Internal (500)
- +- Unavailable (503, with Retry-After)
+ +- ServiceUnavailable (503, with Retry-After)
 
 OpenAI's clients wait and try again after 408, 409, 429 and all from 500 on, and after no other.
 """
@@ -22,7 +22,7 @@ from aiohttp import web
 RETRY_AFTER_SECONDS = 5
 
 
-class ApiError(Exception):
+class RequestFailed(Exception):
     """What a client is told."""
 
     status: ClassVar[int] = 500
@@ -41,14 +41,14 @@ class ApiError(Exception):
         return web.json_response(self.body, status=self.status, headers=headers)
 
 
-class BadRequest(ApiError):
+class BadRequest(RequestFailed):
     """The request cannot be understood."""
 
     status = 400
     type = "invalid_request_error"
 
 
-class UnknownModel(ApiError):
+class UnknownModel(RequestFailed):
     """No such model."""
 
     status = 404
@@ -60,7 +60,7 @@ class UnknownModel(ApiError):
         super().__init__(f"The model `{model}` does not exist. Available: {', '.join(available) or 'none'}.")
 
 
-class NotServed(ApiError):
+class NotServed(RequestFailed):
     """The model is not served, and waiting does not help."""
 
     status = 404
@@ -69,7 +69,7 @@ class NotServed(ApiError):
     param = "model"
 
 
-class NotHere(ApiError):
+class NotHere(RequestFailed):
     """No such path, or not with this method."""
 
     status = 404
@@ -77,7 +77,7 @@ class NotHere(ApiError):
     code = "unknown_url"
 
 
-class TooLarge(ApiError):
+class TooLarge(RequestFailed):
     """The body exceeds the limit."""
 
     status = 413
@@ -85,7 +85,7 @@ class TooLarge(ApiError):
     code = "request_too_large"
 
 
-class Undecodable(ApiError):
+class Undecodable(RequestFailed):
     """The body has an unknown encoding."""
 
     status = 415
@@ -93,14 +93,14 @@ class Undecodable(ApiError):
     code = "unsupported_encoding"
 
 
-class Internal(ApiError):
+class Internal(RequestFailed):
     """A fault of the gateway; its log says more."""
 
     def __init__(self) -> None:
         super().__init__("The gateway failed. Its log says why.")
 
 
-class Unavailable(ApiError):
+class ServiceUnavailable(RequestFailed):
     """Cannot be answered now; the same request may succeed later."""
 
     status = 503

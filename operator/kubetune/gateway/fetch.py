@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kubetune.api.table import AdapterReason
 from kubetune.artifacts.digest import MANIFEST, FileDigest, proper_name
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 
 READ = frozenset(
     {
@@ -39,25 +39,25 @@ def resolve(path: str, root: str) -> Path:
     """The real path of an adapter's folder.
 
     Raises:
-        Refused: NotFound, or UnsafeFile when it lies outside its volume.
+        AdapterRefused: NotFound, or UnsafeFile when it lies outside its volume.
     """
     try:
         real, volume = Path(path).resolve(), Path(root).resolve()
     except (OSError, RuntimeError) as error:  # up to Python 3.12 links in a circle are a RuntimeError
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSAFE_FILE, f"{path} is a link that leads nowhere: replace it"
         ) from error
     if not real.is_relative_to(volume):
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSAFE_FILE, f"{path} leads out of its volume: replace the link by a folder"
         )
     if not volume.is_dir():
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.NOT_FOUND,
             f"{root} is not mounted in this pod: the volume comes with the next rollout",
         )
     if not real.is_dir():
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.NOT_FOUND,
             f"{path} is not a folder: check the uri and that the artifact still exists",
         )
@@ -74,7 +74,7 @@ def copy_folder(source: Path, target: Path, *, root: Path, max_bytes: int) -> li
         max_bytes: of the files that are copied.
 
     Raises:
-        Refused: UnsafeFile, TooLarge, or NotFound when a file vanishes on the way.
+        AdapterRefused: UnsafeFile, TooLarge, or NotFound when a file vanishes on the way.
     """
     target.mkdir(exist_ok=True)
     copied = hashed = 0
@@ -85,7 +85,7 @@ def copy_folder(source: Path, target: Path, *, root: Path, max_bytes: int) -> li
                 size, wanted = os.fstat(descriptor).st_size, relative in READ
                 copied, hashed = copied + size * wanted, hashed + size
                 if copied > max_bytes or hashed > max_bytes * _HASHED_FACTOR or len(found) >= MAX_FILES:
-                    raise Refused(
+                    raise AdapterRefused(
                         AdapterReason.TOO_LARGE,
                         f"more than {max_bytes} bytes of weights, {max_bytes * _HASHED_FACTOR} in all, or "
                         f"{MAX_FILES} files: put the adapter into a folder of its own",
@@ -100,7 +100,9 @@ def copy_folder(source: Path, target: Path, *, root: Path, max_bytes: int) -> li
                         shutil.copyfileobj(reader, writer, _CHUNK)
                     (target / relative).chmod(0o644)
     except FileNotFoundError as error:
-        raise Refused(AdapterReason.NOT_FOUND, f"{error.filename} vanished while it was copied") from error
+        raise AdapterRefused(
+            AdapterReason.NOT_FOUND, f"{error.filename} vanished while it was copied"
+        ) from error
     return sorted(found)
 
 
@@ -165,5 +167,5 @@ def _name(path: Path) -> str:
     return name
 
 
-def _unsafe(path: Path | str, why: str) -> Refused:
-    return Refused(AdapterReason.UNSAFE_FILE, f"{path} {why}: put plain files there")
+def _unsafe(path: Path | str, why: str) -> AdapterRefused:
+    return AdapterRefused(AdapterReason.UNSAFE_FILE, f"{path} {why}: put plain files there")

@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 
 from kubetune.api.table import GatewayState, Table
-from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow, Model
-from kubetune.gateway.errors import NotServed, Unavailable, UnknownModel
+from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow, ServedModel
+from kubetune.gateway.errors import NotServed, ServiceUnavailable, UnknownModel
 from kubetune.gateway.loader import Loader
-from kubetune.gateway.options import Options
+from kubetune.gateway.options import GatewayOptions
 from kubetune.gateway.prepare import remove, set_aside, unfinished
 from kubetune.gateway.slot import Slot
 from kubetune.gateway.table import tables
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class Fleet:
     """The base and its adapters."""
 
-    def __init__(self, loader: Loader, options: Options) -> None:
+    def __init__(self, loader: Loader, options: GatewayOptions) -> None:
         self._loader = loader
         self._options = options
         self._table: Table | None = None
@@ -40,21 +40,23 @@ class Fleet:
         Raises:
             UnknownModel: the table has no such name.
             NotServed: its adapter was refused for good.
-            Unavailable: it does, but nothing answers for it now.
+            ServiceUnavailable: it does, but nothing answers for it now.
         """
         if self._table is None or self._base is None:
-            raise Unavailable("The gateway is starting.")
+            raise ServiceUnavailable("The gateway is starting.")
         slot = self._slots.get(model)
         if model != self._base.alias and (slot is None or slot.state is None):
             raise UnknownModel(model, [v.alias for v in self.serving])
         if self._loader.watch.epoch is None:
-            raise Unavailable(f"The model `{model}` is not available now: {self._loader.watch.why_down}.")
+            raise ServiceUnavailable(
+                f"The model `{model}` is not available now: {self._loader.watch.why_down}."
+            )
         if slot is None:
             return self._base
         if slot.refused_for_good:
             raise NotServed(f"The adapter `{model}` is not served: {slot.why_not}.")
         if slot.serving is None:
-            raise Unavailable(f"The adapter `{model}` is not loaded: {slot.why_not}.")
+            raise ServiceUnavailable(f"The adapter `{model}` is not loaded: {slot.why_not}.")
         return slot.serving
 
     @property
@@ -170,7 +172,7 @@ class Fleet:
         for slot in self._slots.values():
             slot.engine_changed()
 
-    def _see_models(self, models: dict[str, Model]) -> None:
+    def _see_models(self, models: dict[str, ServedModel]) -> None:
         if not self.ready or not self._settled:
             return
         if self._swept_epoch != self._loader.watch.epoch:

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from kubetune.api.table import AdapterReason, TableAdapter
-from kubetune.gateway.engine import Engine, EngineFailed, EngineSlow
+from kubetune.gateway.engine import EngineClient, EngineFailed, EngineSlow
 from kubetune.gateway.metrics import Metrics
 from kubetune.gateway.prepare import prepare
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.verify import Limits
 from kubetune.gateway.watch import EngineWatch
 
@@ -30,7 +30,7 @@ class Loader:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineClient,
         watch: EngineWatch,
         metrics: Metrics,
         cache: Path,
@@ -51,7 +51,7 @@ class Loader:
         """The verified copy of an adapter, as `prepare.prepare` makes it.
 
         Raises:
-            Refused: it must not be served.
+            AdapterRefused: it must not be served.
         """
         async with self._copies:
             return await asyncio.to_thread(prepare, adapter, limits, self._cache, max_bytes=self._max_bytes)
@@ -60,13 +60,13 @@ class Loader:
         """Load an adapter under its own name; returns the folder of the copy.
 
         Raises:
-            Refused: it cannot be served.
+            AdapterRefused: it cannot be served.
             EngineDown: the engine went away.
         """
         name, started = adapter.loaded_name, time.monotonic()
         # The engine caches what it computed by name: one name must never mean two contents.
         if self.loaded_digests.setdefault(name, adapter.digest) != adapter.digest:
-            raise Refused(
+            raise AdapterRefused(
                 AdapterReason.NAME_COLLISION,
                 f"the engine knows another version as {name}: train it again for another digest",
             )
@@ -78,17 +78,19 @@ class Loader:
                 await self.engine.load(name, str(path))
                 listed = await self.engine.models(within=_LIST_SECONDS)
             if name not in listed or Path(listed[name].root) != path:
-                raise Refused(AdapterReason.ENGINE_ERROR, f"the engine does not list {name} from {path}")
+                raise AdapterRefused(
+                    AdapterReason.ENGINE_ERROR, f"the engine does not list {name} from {path}"
+                )
         except EngineSlow as error:
-            raise Refused(AdapterReason.ENGINE_ERROR, f"the engine did not answer: {error}") from error
+            raise AdapterRefused(AdapterReason.ENGINE_ERROR, f"the engine did not answer: {error}") from error
         except EngineFailed as error:
             raise _refused(error) from error
         self.metrics.load_seconds.observe(time.monotonic() - started)
         return path
 
 
-def _refused(error: EngineFailed) -> Refused:
+def _refused(error: EngineFailed) -> AdapterRefused:
     told = _NOISE.sub("", str(error))
     if error.status in _MAY_PASS or _NO_ROOM.search(told):
-        return Refused(AdapterReason.ENGINE_ERROR, f"the engine cannot load it now: {told}")
-    return Refused(AdapterReason.ENGINE_REFUSED, f"the engine refuses it: {told}")
+        return AdapterRefused(AdapterReason.ENGINE_ERROR, f"the engine cannot load it now: {told}")
+    return AdapterRefused(AdapterReason.ENGINE_REFUSED, f"the engine refuses it: {told}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kubetune.api.table import AdapterReason
 from kubetune.gateway.base import BaseModules
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.tensors import MATRIX_DTYPES, Tensor, read_values
 
 _MATRIX = re.compile(
@@ -22,7 +22,7 @@ _SHOWN = 4
 
 
 @dataclass
-class Pair:
+class LoraPair:
     """The two matrices of a module."""
 
     embedding: bool = False
@@ -31,85 +31,85 @@ class Pair:
     """Name of the tensor by side, A or B."""
 
 
-def pairs_of(tensors: dict[str, Tensor], base: BaseModules) -> dict[str, Pair]:
+def pairs_of(tensors: dict[str, Tensor], base: BaseModules) -> dict[str, LoraPair]:
     """The pairs by module.
 
     Raises:
-        Refused: there are none, a matrix lacks its other half, or there is something else.
+        AdapterRefused: there are none, a matrix lacks its other half, or there is something else.
     """
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, LoraPair] = {}
     others = []
     for name, tensor in tensors.items():
         if match := _MATRIX.fullmatch(name):
-            pair = pairs.setdefault(match["module"], Pair(bool(match["of_embedding"])))
+            pair = pairs.setdefault(match["module"], LoraPair(bool(match["of_embedding"])))
             pair.names[match["side"] or match["of_embedding"]] = name
         elif not ((own := _OWN_EMBEDDING.fullmatch(name)) and _same_size(own["module"], tensor, base)):
             others.append(name)
     if not pairs:
         some = f", but {_some(others)}" if others else ""
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSUPPORTED,
             f"the weights hold no LoRA matrices by peft's names (...lora_A.weight){some}: "
             "convert the adapter to peft's layout and save it with save_pretrained",
         )
     if others:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSUPPORTED,
             f"the engine takes LoRA matrices only, but the weights hold {_some(others)} too: "
             "train without modules_to_save, new tokens, biases and DoRA",
         )
     if halves := [name for pair in pairs.values() if len(pair.names) == 1 for name in pair.names.values()]:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSUPPORTED,
             f"no other half (lora_A, lora_B) belongs to {_some(halves)}: save the adapter again",
         )
     return pairs
 
 
-def check_matrices(pairs: dict[str, Pair], tensors: dict[str, Tensor], ranks: set[int]) -> None:
+def check_matrices(pairs: dict[str, LoraPair], tensors: dict[str, Tensor], ranks: set[int]) -> None:
     """Each must be a matrix of numbers, of a rank that the config names.
 
     Raises:
-        Refused: one is not.
+        AdapterRefused: one is not.
     """
     for module, pair in pairs.items():
         a, b = (tensors[pair.names[side]] for side in "AB")
         for name, tensor in ((pair.names["A"], a), (pair.names["B"], b)):
             if tensor.dtype not in MATRIX_DTYPES:
-                raise Refused(
+                raise AdapterRefused(
                     AdapterReason.UNSUPPORTED,
                     f"{name} is {tensor.dtype}: save the adapter as {', '.join(MATRIX_DTYPES[:-1])}",
                 )
             if len(tensor.shape) != 2 or 0 in tensor.shape:
-                raise Refused(
+                raise AdapterRefused(
                     AdapterReason.UNSUPPORTED, f"{name} has shape {list(tensor.shape)}: it must be a matrix"
                 )
         rank = a.shape[0]
         if rank != b.shape[1]:
-            raise Refused(
+            raise AdapterRefused(
                 AdapterReason.UNSUPPORTED,
                 f"the matrices of {module} have ranks {rank} and {b.shape[1]}: save the adapter again",
             )
         if rank not in ranks and not _of_experts(module):  # peft stacks the experts' matrices in one
-            raise Refused(
+            raise AdapterRefused(
                 AdapterReason.UNSUPPORTED,
                 f"the matrices of {module} have rank {rank}, which neither r nor rank_pattern of "
                 f"adapter_config.json names: restore the config that belongs to the weights",
             )
 
 
-def check_base(pairs: dict[str, Pair], tensors: dict[str, Tensor], base: BaseModules) -> None:
+def check_base(pairs: dict[str, LoraPair], tensors: dict[str, Tensor], base: BaseModules) -> None:
     """Each pair must belong to a module of the base, of its size.
 
     The engine looks at the last part of a name alone: what has another path is loaded and never used.
 
     Raises:
-        Refused: one does not.
+        AdapterRefused: one does not.
     """
     if (
         stacked := [module for module in pairs if _STACKED.search(module)]
     ) and not base.takes_stacked_experts:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.UNSUPPORTED,
             f"the engine does not take matrices of all experts in one for a {base.model_type or 'base'} "
             f"model: {_some(stacked)}. Serve the merged model (output.merge), or train without experts "
@@ -133,37 +133,37 @@ def check_base(pairs: dict[str, Pair], tensors: dict[str, Tensor], base: BaseMod
             (pair.names["B"], tensors[pair.names["B"]].shape[0], out),
         ):
             if size != expected:
-                raise Refused(
+                raise AdapterRefused(
                     AdapterReason.BASE_MODEL_MISMATCH,
                     f"{name} is made for {size} features where the base's {named} has {expected}: "
                     "train it on this base",
                 )
     if strangers:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.BASE_MODEL_MISMATCH,
             f"{len(strangers)} of the adapter's {len(pairs)} modules are not in the base and would have no "
             f"effect: {_some(strangers)}. Train it on this base, or rename its tensors to the base's modules",
         )
 
 
-def check_values(weights: Path, pairs: dict[str, Pair], tensors: dict[str, Tensor]) -> None:
+def check_values(weights: Path, pairs: dict[str, LoraPair], tensors: dict[str, Tensor]) -> None:
     """All numbers must be finite, and some pair must change something.
 
     Raises:
-        Refused: otherwise.
+        AdapterRefused: otherwise.
     """
     effect = False
     for pair in pairs.values():
         values = [read_values(weights, tensors[name]) for name in pair.names.values()]
         for name, value in zip(pair.names.values(), values, strict=True):
             if not value.finite:
-                raise Refused(
+                raise AdapterRefused(
                     AdapterReason.UNSUPPORTED,
                     f"{name} holds NaN or infinity: its training diverged, train it again",
                 )
         effect = effect or not any(value.zero for value in values)
     if not effect:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.WITHOUT_EFFECT,
             "lora_A or lora_B of every module is zero, so all answers would be the base's: "
             "save the adapter after it was trained",

@@ -11,7 +11,7 @@ from kubetune.api.version import VERSION_TEXT
 
 
 @dataclass(frozen=True)
-class Options:
+class GatewayOptions:
     """What a gateway is started with."""
 
     table: Path = field(
@@ -70,8 +70,8 @@ class Options:
     )
 
 
-def parse(argv: Sequence[str]) -> Options:
-    """Options from a command line; every field is a flag (`--engine-url`)."""
+def parse(argv: Sequence[str]) -> GatewayOptions:
+    """The options from a command line; every field is a flag (`--engine-url`)."""
     parser = argparse.ArgumentParser(
         prog="kubetune gateway",
         description=__doc__,
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> Options:
     )
     parser.add_argument("--version", action="version", version=VERSION_TEXT)
     converters: dict[str, Any] = {"Path": Path, "str": str, "int": int, "int | None": int, "float": float}
-    for option in fields(Options):
+    for option in fields(GatewayOptions):
         kind = (
             option.type
             if isinstance(option.type, str)
@@ -91,4 +91,4 @@ def parse(argv: Sequence[str]) -> Options:
             default=option.default,
             help=option.metadata["help"],
         )
-    return Options(**vars(parser.parse_args(argv)))
+    return GatewayOptions(**vars(parser.parse_args(argv)))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from kubetune.api.table import AdapterReason, TableAdapter
 from kubetune.artifacts.digest import FileDigest
 from kubetune.gateway.fetch import copy_folder, resolve
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.verify import Limits, verify
 
 TEMPORARY = ".copying-"
@@ -22,14 +22,14 @@ def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: in
     """The folder in the cache (which exists) that holds the adapter, verified; an earlier copy, again.
 
     Raises:
-        Refused: it must not be served.
+        AdapterRefused: it must not be served.
     """
     try:
         return _prepare(adapter, limits, cache, max_bytes)
     except OSError as error:
         # The name of the copy is drawn by lot: the same fault at the next try would look like news.
         told = _DRAWN.sub("<copy>", str(error))
-        raise Refused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {told}") from error
+        raise AdapterRefused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {told}") from error
 
 
 def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int) -> Path:
@@ -37,7 +37,7 @@ def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int)
     if target.is_dir():
         try:
             verify(target, _listed(target), adapter, limits)
-        except Refused:
+        except AdapterRefused:
             shutil.rmtree(target)  # fetched anew below, judged anew
         else:
             return target
@@ -67,7 +67,9 @@ def _listed(copy: Path) -> list[FileDigest]:
         parts = [line.split("  ", 2) for line in lines]
         return [FileDigest(path, sha256, int(size)) for sha256, size, path in parts]
     except (OSError, ValueError) as error:
-        raise Refused(AdapterReason.DIGEST_MISMATCH, f"the list of the copy is damaged: {error}") from error
+        raise AdapterRefused(
+            AdapterReason.DIGEST_MISMATCH, f"the list of the copy is damaged: {error}"
+        ) from error
 
 
 def set_aside(cache: Path, keep: set[str]) -> list[Path]:

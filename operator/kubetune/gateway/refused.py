@@ -3,7 +3,7 @@
 from kubetune.api.table import AdapterReason
 
 
-class Refused(Exception):
+class AdapterRefused(Exception):
     """An adapter cannot be served. The message tells people what to do."""
 
     def __init__(self, reason: AdapterReason, message: str) -> None:

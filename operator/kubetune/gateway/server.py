@@ -8,18 +8,18 @@ from aiohttp import web
 
 from kubetune.gateway.admin import Admin
 from kubetune.gateway.api import Api
-from kubetune.gateway.engine import Engine
+from kubetune.gateway.engine import EngineClient
 from kubetune.gateway.fleet import Fleet
 from kubetune.gateway.http import Runner
 from kubetune.gateway.loader import Loader
 from kubetune.gateway.metrics import Metrics
-from kubetune.gateway.options import Options
+from kubetune.gateway.options import GatewayOptions
 from kubetune.gateway.watch import EngineWatch
 
 _log = logging.getLogger(__name__)
 
 
-async def serve(options: Options) -> None:
+async def serve(options: GatewayOptions) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
@@ -30,7 +30,7 @@ async def serve(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    async with Engine(options.engine_url) as engine:
+    async with EngineClient(options.engine_url) as engine:
         watch = EngineWatch(engine, poll_seconds=options.poll_seconds)
         loader = Loader(engine, watch, metrics, options.cache, max_bytes=options.max_adapter_bytes)
         fleet = Fleet(loader, options)
@@ -41,7 +41,7 @@ async def serve(options: Options) -> None:
 
 
 async def _listen(
-    options: Options, api: Api, admin: Admin, stop: asyncio.Event, follower: "asyncio.Task[None]"
+    options: GatewayOptions, api: Api, admin: Admin, stop: asyncio.Event, follower: "asyncio.Task[None]"
 ) -> None:
     # A handler is cancelled when its client goes: the engine sees its connection closed and stops generating.
     api_runner = Runner(api.application(max_body_bytes=options.max_body_bytes))

@@ -16,7 +16,7 @@ from kubetune.gateway.chat import chat_template
 from kubetune.gateway.engine import EngineDown, EngineFailed, EngineSlow
 from kubetune.gateway.fetch import fingerprint
 from kubetune.gateway.loader import Loader
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.verify import Limits
 from kubetune.gateway.versions import Version
 
@@ -42,7 +42,7 @@ class Slot:
         self._loaded: dict[str, Version] = {}  # by digest; everything in the engine, draining ones too
         self._busy_names: set[str] = set()  # being loaded or unloaded
         self._last_good: TableAdapter | None = None
-        self._refusal: Refused | None = None
+        self._refusal: AdapterRefused | None = None
         self._refused_files: str | None = None
         self._tries = 0
         self._delay = _FIRST_RETRY_SECONDS
@@ -171,12 +171,14 @@ class Slot:
         except EngineDown:
             self._loader.watch.suspect()
             return _FIRST_RETRY_SECONDS
-        except Refused as refusal:
+        except AdapterRefused as refusal:
             self._note(refusal, adapter, files)
         except Exception as error:
             _log.exception("cannot serve %s", adapter.loaded_name)
             self._note(
-                Refused(AdapterReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"), adapter, files
+                AdapterRefused(AdapterReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"),
+                adapter,
+                files,
             )
         if epoch is not None:
             await self._fall_back(limits, epoch)
@@ -188,7 +190,7 @@ class Slot:
         """The version of an adapter in the engine, loaded if it is not.
 
         Raises:
-            Refused: it cannot be served.
+            AdapterRefused: it cannot be served.
             EngineDown: the engine went away.
         """
         async with self._engine_lock:
@@ -240,7 +242,7 @@ class Slot:
                 self._wake.set()
         return None
 
-    def _note(self, refusal: Refused, adapter: TableAdapter, files: str | None) -> None:
+    def _note(self, refusal: AdapterRefused, adapter: TableAdapter, files: str | None) -> None:
         self._loader.metrics.refused.labels(refusal.reason).inc()
         if adapter != self._desired:
             return
@@ -257,7 +259,7 @@ class Slot:
             return None
         try:
             self._point_at(await self._bring(self._last_good, limits, epoch))
-        except Refused as refusal:
+        except AdapterRefused as refusal:
             _log.warning("cannot serve %s either: %s", self._last_good.loaded_name, refusal)
         except EngineDown:
             self._loader.watch.suspect()

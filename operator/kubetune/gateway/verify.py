@@ -14,7 +14,7 @@ from kubetune.artifacts.manifest import ManifestError, read_manifest
 from kubetune.gateway.base import BaseModules
 from kubetune.gateway.fetch import READ
 from kubetune.gateway.lora import check_base, check_matrices, check_values, pairs_of
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.tensors import HeaderError, read_header
 
 WEIGHTS = "adapter_model.safetensors"
@@ -55,13 +55,13 @@ def verify(copy: Path, files: Collection[FileDigest], adapter: TableAdapter, lim
     """Judge a copy; files: all those of its source.
 
     Raises:
-        Refused: it must not be loaded.
+        AdapterRefused: it must not be loaded.
     """
     check_digest(copy, files, adapter.digest)
     check_manifest(copy, limits)
     ranks = check_config(_config(copy))
     if max(ranks) > limits.max_rank:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.RANK_TOO_HIGH,
             f"rank {max(ranks)} exceeds this engine's limit of {limits.max_rank}: raise engine.maxLoraRank",
         )
@@ -72,14 +72,14 @@ def check_digest(copy: Path, files: Collection[FileDigest], expected: str) -> No
     """The files must be those that were asked for, and the copy must hold what they hold."""
     found = digest_of(files)
     if found != expected:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.DIGEST_MISMATCH,
             f"the files have digest {found}, not {expected}: restore them, or set digest if that is meant",
         )
     expected_files = {f.path: f.sha256 for f in files if f.path in READ}
     found_files = {n: file_sha256(copy / n) for n in READ - {MANIFEST} if (copy / n).is_file()}
     if expected_files != found_files:
-        raise Refused(AdapterReason.DIGEST_MISMATCH, "the copy is damaged: it will be made again")
+        raise AdapterRefused(AdapterReason.DIGEST_MISMATCH, "the copy is damaged: it will be made again")
 
 
 def check_manifest(copy: Path, limits: Limits) -> None:
@@ -95,7 +95,7 @@ def check_manifest(copy: Path, limits: Limits) -> None:
         raise _unsupported(f"the artifact holds {held}: serve a LoRA adapter")
     belongs_to = manifest.base_model_digest
     if belongs_to and limits.base_digest and belongs_to != limits.base_digest:
-        raise Refused(
+        raise AdapterRefused(
             AdapterReason.BASE_MODEL_MISMATCH,
             f"made for base {belongs_to}, but {limits.base_digest} is served: train it on this base",
         )
@@ -166,7 +166,7 @@ def check_weights(weights: Path, base: Path, ranks: set[int]) -> None:
 def _config(copy: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (copy / name).is_file():
-            raise Refused(
+            raise AdapterRefused(
                 AdapterReason.NOT_FOUND,
                 f"{name} is missing: name a folder with a peft adapter, its weights as safetensors",
             )
@@ -179,5 +179,5 @@ def _config(copy: Path) -> dict[str, Any]:
     return config
 
 
-def _unsupported(message: str) -> Refused:
-    return Refused(AdapterReason.UNSUPPORTED, message)
+def _unsupported(message: str) -> AdapterRefused:
+    return AdapterRefused(AdapterReason.UNSUPPORTED, message)

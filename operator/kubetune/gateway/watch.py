@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Set
 from contextlib import suppress
 
-from kubetune.gateway.engine import Engine, EngineDown, EngineFailed, EngineSlow, Model
+from kubetune.gateway.engine import EngineClient, EngineDown, EngineFailed, EngineSlow, ServedModel
 
 _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 15.0
@@ -27,7 +27,7 @@ _BAD_ANSWERS = 5
 class EngineWatch:
     """The engine's epoch, kept up to date by `run`."""
 
-    def __init__(self, engine: Engine, *, poll_seconds: float) -> None:
+    def __init__(self, engine: EngineClient, *, poll_seconds: float) -> None:
         self._engine = engine
         self._poll_seconds = poll_seconds
         self._doubt = asyncio.Event()
@@ -51,7 +51,7 @@ class EngineWatch:
         base: Callable[[], str | None],
         loaded: Callable[[], Set[str]],
         on_change: Callable[[], None],
-        on_models: Callable[[dict[str, Model]], None],
+        on_models: Callable[[dict[str, ServedModel]], None],
     ) -> None:
         """Poll for ever.
 
@@ -73,7 +73,7 @@ class EngineWatch:
         base: Callable[[], str | None],
         loaded: Callable[[], Set[str]],
         on_change: Callable[[], None],
-        on_models: Callable[[dict[str, Model]], None],
+        on_models: Callable[[dict[str, ServedModel]], None],
     ) -> None:
         expected = loaded()
         try:
@@ -104,7 +104,7 @@ class EngineWatch:
             on_models(models)
 
     async def _try_begin(
-        self, base: str | None, models: dict[str, Model], on_change: Callable[[], None]
+        self, base: str | None, models: dict[str, ServedModel], on_change: Callable[[], None]
     ) -> None:
         if base is None:
             return

@@ -26,7 +26,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedAdapterSet:
     """What was gathered."""
 
     wanted_pods: int
@@ -61,7 +61,7 @@ class Observed:
 
 def adapter_set_status(
     previous: AdapterSetStatus,
-    observed: Observed,
+    observed: ObservedAdapterSet,
     *,
     generation: int,
     now: datetime,
@@ -98,7 +98,7 @@ class _View:
     """Everything that the judgements look at."""
 
     previous: AdapterSetStatus
-    observed: Observed
+    observed: ObservedAdapterSet
     adapters: list[AdapterStatus] = field(default_factory=list)
 
     @property
@@ -130,7 +130,9 @@ class _View:
         return any(p.state and self.observed.lags(p.state) for p in self.observed.pods)
 
 
-def _adapter(resolved: AdapterStatus, before: AdapterStatus | None, observed: Observed) -> AdapterStatus:
+def _adapter(
+    resolved: AdapterStatus, before: AdapterStatus | None, observed: ObservedAdapterSet
+) -> AdapterStatus:
     """What was resolved, and where it is served."""
     seen = [(pod, _state_of(resolved.name, pod)) for pod in observed.pods]
     ready = sum(

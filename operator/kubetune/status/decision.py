@@ -28,7 +28,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartAttempt:
     """Create the Job of an attempt, once everything that it needs is there."""
 
     attempt: int
@@ -36,7 +36,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopAttempt:
     """End the newest attempt: its pods save a checkpoint and go."""
 
     reason: Literal["Suspended", "DeadlineExceeded", "PodDeleted"]
@@ -55,7 +55,7 @@ class Finish:
     failure: Failure | None = None
 
 
-Decision = Wait | Start | Stop | Hold | Finish
+Decision = Wait | StartAttempt | StopAttempt | Hold | Finish
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) ->
         return stopped
     if runs and runs.ending and runs.ending.forced:
         # The Job controller waits for a kubelet to say that the pod has ended, and would wait for ever.
-        return Stop("PodDeleted")
+        return StopAttempt("PodDeleted")
     if runs:
         return Wait(_look_again(seen, runs, previous, wanted, now), starts=False)
     if last and known:
@@ -121,12 +121,12 @@ def _stopped(
         return None
     if runs:
         if wanted.suspend:
-            return Stop("Suspended")
+            return StopAttempt("Suspended")
         ends = _ended_by_kubelet(runs)
         if ends and now < ends and _kubelet_knows(runs, used, limit, now):
             # The kubelet does it by itself, and then the trainer's last word is not lost.
             return Wait(ends, starts=False)
-        return Stop("DeadlineExceeded")
+        return StopAttempt("DeadlineExceeded")
     waits = set(seen.alive) - {e.pod for e in seen.endings if e.is_late(now)}
     if waits or (seen.alive and not over):
         return Wait(_next_late(seen.endings, now), starts=False)
@@ -179,8 +179,8 @@ def _kubelet_knows(runs: Attempt, used: int, limit: int | None, now: datetime) -
     return left <= timedelta(seconds=limit - used + 1)
 
 
-def _start(attempt: int, restarts: int, due: datetime, now: datetime) -> Start | Wait:
-    return Start(attempt, restarts) if due <= now else Wait(due)
+def _start(attempt: int, restarts: int, due: datetime, now: datetime) -> StartAttempt | Wait:
+    return StartAttempt(attempt, restarts) if due <= now else Wait(due)
 
 
 def _due(last: Attempt, now: datetime) -> datetime:

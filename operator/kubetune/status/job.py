@@ -10,7 +10,7 @@ from kubetune.api.progress import CheckpointStatus
 from kubetune.api.status import Failure, JobPhase, JobStatus, find, is_true
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, timestamp
-from kubetune.status.decision import Decision, Finish, Hold, Seen, Stop, Wait, was_suspended
+from kubetune.status.decision import Decision, Finish, Hold, Seen, StopAttempt, Wait, was_suspended
 from kubetune.status.ending import late, terminating
 from kubetune.status.health import health
 from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
@@ -40,7 +40,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedJob:
     """What was found out about a job."""
 
     seen: Seen
@@ -79,7 +79,7 @@ def seen_again(status: JobStatus, generation: int, now: datetime) -> JobStatus:
 
 
 def job_status(
-    resource: Mapping[str, Any], previous: JobStatus, observed: Observed, decision: Decision, now: datetime
+    resource: Mapping[str, Any], previous: JobStatus, observed: ObservedJob, decision: Decision, now: datetime
 ) -> JobStatus:
     """The status after a look at a job.
 
@@ -132,14 +132,14 @@ def job_status(
     )
 
 
-def _undisturbed(observed: Observed, decision: Decision) -> bool:
+def _undisturbed(observed: ObservedJob, decision: Decision) -> bool:
     """Whether an attempt just runs: to tell its time would be a new status at every look."""
     last = observed.last
     goes_on = last is not None and last.state in ("Pending", "Running") and not (last.ending or last.held)
     return isinstance(decision, Wait) and goes_on
 
 
-def _failure(previous: JobStatus, observed: Observed) -> Failure | None:
+def _failure(previous: JobStatus, observed: ObservedJob) -> Failure | None:
     """Why the newest attempt failed or does not start, or, while it runs, why the one before failed."""
     last = observed.last
     if last and last.trouble:
@@ -160,7 +160,7 @@ def _checkpoint(previous: JobStatus, last: Attempt | None, finish: Finish | None
     return (word.last_checkpoint if word else None) or previous.last_checkpoint
 
 
-def _phase(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> JobPhase:
+def _phase(previous: JobStatus, observed: ObservedJob, decision: Decision, now: datetime) -> JobPhase:
     last = observed.last
     if isinstance(decision, Finish):
         return decision.phase
@@ -175,14 +175,14 @@ def _phase(previous: JobStatus, observed: Observed, decision: Decision, now: dat
     return "Pending"
 
 
-def _stopping(previous: JobStatus, observed: Observed, decision: Decision) -> bool:
+def _stopping(previous: JobStatus, observed: ObservedJob, decision: Decision) -> bool:
     """Whether pods are ending because the job is to be suspended."""
-    if isinstance(decision, Stop):
+    if isinstance(decision, StopAttempt):
         return decision.reason == "Suspended"
     return observed.suspend and isinstance(decision, Wait) and bool(observed.seen.alive)
 
 
-def _judge(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> list[Judgement]:
+def _judge(previous: JobStatus, observed: ObservedJob, decision: Decision, now: datetime) -> list[Judgement]:
     last = observed.last
     if isinstance(decision, Finish):
         course = _of_end(last, decision)
@@ -217,7 +217,7 @@ def _health_at_end(judged: Sequence[Judgement]) -> list[Judgement]:
     return health("Failed", ends["Failed"]) if "Failed" in ends else health("Current", ends["Complete"])
 
 
-def _started(observed: Observed, last: Attempt | None) -> Need:
+def _started(observed: ObservedJob, last: Attempt | None) -> Need:
     """A pod that cannot start, or does not end, is a resource that is not ready."""
     if not observed.resources.met or last is None:
         return observed.resources
@@ -260,7 +260,7 @@ def _of_end(last: Attempt | None, finish: Finish) -> list[Judgement]:
     ]
 
 
-def _suspended(previous: JobStatus, observed: Observed, decision: Decision, now: datetime) -> Judgement:
+def _suspended(previous: JobStatus, observed: ObservedJob, decision: Decision, now: datetime) -> Judgement:
     """True only when nothing runs any more: then what it ran on is free."""
     if isinstance(decision, Hold):
         at = f" from step {previous.last_checkpoint.step}" if previous.last_checkpoint else ""
@@ -275,7 +275,7 @@ def _suspended(previous: JobStatus, observed: Observed, decision: Decision, now:
     return Judgement("Suspended", "False", "Resumed" if waits and was_suspended(previous) else "NotSuspended")
 
 
-def _of_course(previous: JobStatus, observed: Observed, decision: Decision) -> tuple[str, str]:
+def _of_course(previous: JobStatus, observed: ObservedJob, decision: Decision) -> tuple[str, str]:
     """Reason and message of a job that is not over."""
     last, known = observed.last, previous.attempts
     number = last.number if last else 0

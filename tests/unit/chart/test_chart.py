@@ -11,7 +11,7 @@ import pytest
 from kubetune.api.defaults import ContainerDefaults, PodDefaults
 from kubetune.api.resources import ResourceRequirements
 from kubetune.controller.lease import LEASE
-from kubetune.controller.options import Options
+from kubetune.controller.options import OperatorOptions
 from kubetune.progress.identity import SECRET
 from tests.fixtures.golden import Golden
 from tests.fixtures.helm import CHART, Helm, documents
@@ -177,7 +177,7 @@ def test_the_operator_knows_every_variable_and_its_secret(helm: Helm) -> None:
     objects = documents(template(helm, WITHOUT_CRDS))
     deployment = next(document for document in objects if document["kind"] == "Deployment")
     environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    options = {f"KUBETUNE_{field.name.upper()}" for field in fields(Options)}
+    options = {f"KUBETUNE_{field.name.upper()}" for field in fields(OperatorOptions)}
     assert {variable["name"] for variable in environment} == options
     told = next(v["value"] for v in environment if v["name"] == "KUBETUNE_POD_DEFAULTS")
     assert PodDefaults.model_validate_json(told) == PodDefaults(

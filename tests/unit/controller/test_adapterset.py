@@ -16,7 +16,7 @@ from kubetune.controller.adapterset import (
 )
 from kubetune.desired.adapterset_engine import EngineLimits
 from kubetune.references.job import referenced_job
-from kubetune.status.adapterset import Observed
+from kubetune.status.adapterset import ObservedAdapterSet
 from kubetune.status.adapterset_pods import ObservedPod
 from tests.fixtures.manifests import merge, minimal
 
@@ -76,10 +76,10 @@ def test_pods_that_the_api_server_refuses():
     assert pods_refused(deployment(conditions=[{"type": "Available", "status": "True"}])) is None
 
 
-def observed(*, table: str = "t", phase: str = "Loaded", engine: bool = True) -> Observed:
+def observed(*, table: str = "t", phase: str = "Loaded", engine: bool = True) -> ObservedAdapterSet:
     adapter = AdapterState(name="a", digest="d", phase=phase)  # type: ignore[arg-type]
     state = GatewayState(table_digest=table, engine_ready=engine, adapters=[adapter])
-    return Observed(1, None, None, [], table_digest="t", pods=[ObservedPod("p", True, state)])
+    return ObservedAdapterSet(1, None, None, [], table_digest="t", pods=[ObservedPod("p", True, state)])
 
 
 @pytest.mark.parametrize(
@@ -100,5 +100,5 @@ def observed(*, table: str = "t", phase: str = "Loaded", engine: bool = True) ->
         ),
     ],
 )  # fmt: skip
-def test_when_to_look_again(now: Observed, status: AdapterSetStatus, seconds: float):
+def test_when_to_look_again(now: ObservedAdapterSet, status: AdapterSetStatus, seconds: float):
     assert again(now, status) == seconds

@@ -10,7 +10,7 @@ import pytest
 
 from kubetune.controller.errors import Conflict, NotFound, Refused, Unavailable
 from kubetune.controller.keys import Key
-from kubetune.controller.loop import Loop
+from kubetune.controller.loop import ReconcileLoop
 from kubetune.controller.reconciler import Result
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,7 +64,7 @@ class Bench:
     def __init__(self) -> None:
         self.store = Store()
         self.jobs, self.sets = Noting("PretrainJob"), Noting("AdapterSet")
-        self.loop = Loop(
+        self.loop = ReconcileLoop(
             self.store,  # type: ignore[arg-type]
             {"PretrainJob": self.jobs, "AdapterSet": self.sets},
             clock=lambda: NOW,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from kubetune.controller.options import Options, parse
+from kubetune.controller.options import OperatorOptions, parse
 
 
 def test_defaults():
-    assert parse([]) == Options()
+    assert parse([]) == OperatorOptions()
 
 
 def test_the_environment_is_the_default_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch):
@@ -19,7 +19,7 @@ def test_the_environment_is_the_default_and_a_flag_wins(monkeypatch: pytest.Monk
 
 def test_namespaces_are_a_flag_each_or_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert parse([]).watch_namespaces == ()
-    assert parse(["--watch-namespace=a", "--watch-namespace", "b", "--watch-namespace=a"]) == Options(
+    assert parse(["--watch-namespace=a", "--watch-namespace", "b", "--watch-namespace=a"]) == OperatorOptions(
         watch_namespaces=("a", "b")
     )
     monkeypatch.setenv("KUBETUNE_WATCH_NAMESPACES", "c, d,")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from kubetune.api.adapterset import AdapterSetSpec
 from kubetune.api.status import AdapterSetStatus
 from kubetune.controller.adapterset_gather import observed_claim
-from kubetune.desired.adapterset import Settings
+from kubetune.desired.adapterset import ServingSettings
 from kubetune.desired.adapterset_keep import TEMPLATE_ANNOTATION
 from kubetune.desired.adapterset_plan import Dependencies, plan
 from kubetune.desired.adapterset_resolve import resolve, upcoming
@@ -18,7 +18,7 @@ from kubetune.references.job import referenced_job
 from tests.fixtures.golden import Golden, as_yaml
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "adapterset"
-SETTINGS = Settings(
+SETTINGS = ServingSettings(
     gateway_image="kubetune/operator:1", engine_image="kubetune/engine:1", image_pull_policy="IfNotPresent"
 )
 

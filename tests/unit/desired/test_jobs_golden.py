@@ -10,13 +10,13 @@ from ruamel.yaml import YAML
 from kubetune.api.kinds import NAME_LENGTH
 from kubetune.api.source import AdapterStart, BaseSource, RewardModel
 from kubetune.api.status import JobStatus
-from kubetune.desired.job import Settings, Turn, config_map, config_map_of, job, job_name
+from kubetune.desired.job import TrainingSettings, Turn, config_map, config_map_of, job, job_name
 from kubetune.desired.runspec import base_model, former_adapter, parse_spec, reward_model, run_spec
 from tests.fixtures.golden import Golden, as_yaml
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "jobs"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in GOLDEN.glob("*.in.yaml"))
-SETTINGS = Settings(
+SETTINGS = TrainingSettings(
     image="kubetune/trainer:1",
     image_pull_policy="IfNotPresent",
     progress_url="https://kubetune.kubetune-system.svc:8443",

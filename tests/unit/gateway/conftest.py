@@ -12,7 +12,7 @@ import uvloop
 
 from kubetune.api.table import TableAdapter, TableBase
 from kubetune.artifacts.digest import folder_digest
-from kubetune.gateway.options import Options
+from kubetune.gateway.options import GatewayOptions
 from kubetune.gateway.server import serve
 from tests.fixtures.adapters import entry, write_adapter, write_base
 from tests.fixtures.gateway import GatewayClient, TableMount, free_port
@@ -32,7 +32,7 @@ class Bench:
     engine: EngineDouble
     mount: TableMount
     client: GatewayClient
-    options: Options
+    options: GatewayOptions
     task: "asyncio.Task[None] | None" = None
 
     def adapter(self, name: str, version: float = 1, **more) -> TableAdapter:
@@ -73,7 +73,7 @@ async def running_bench(tmp_path: Path) -> AsyncIterator[Bench]:
     engine = EngineDouble(free_port())
     await engine.start()
     mount = TableMount(tmp_path, TableBase(name="base", path=str(base), digest=folder_digest(base)))
-    options = Options(
+    options = GatewayOptions(
         table=mount.path, cache=tmp_path / "cache", engine_url=engine.url, host="127.0.0.1",
         port=free_port(), admin_port=free_port(), max_body_bytes=10_000,
         poll_seconds=0.05, drain_delay_seconds=0.1, drain_seconds=5,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kubetune.gateway.chat import ChatTemplate, chat_template
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from tests.fixtures.adapters import entry, write_adapter
 from tests.unit.gateway.conftest import Bench
 from tests.unit.gateway.test_hot_load import served
@@ -69,7 +69,7 @@ def test_special_tokens_that_the_template_writes(tmp_path: Path):
 def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes):
     adapter = tokenizer(tmp_path / "adapter")
     (adapter / name).write_bytes(content)
-    with pytest.raises(Refused, match=name):
+    with pytest.raises(AdapterRefused, match=name):
         chat_template(adapter, tokenizer(tmp_path / "base"))
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from kubetune.gateway.options import Options
+from kubetune.gateway.options import GatewayOptions
 from tests.fixtures.gateway import GatewayClient
 from tests.unit.gateway.conftest import Bench
 from tests.unit.gateway.test_hot_load import cached, served, until
@@ -162,7 +162,7 @@ async def accepts(client: GatewayClient) -> bool:
     return (await client.complete("base"))[0] == 200
 
 
-def flags(options: Options) -> list[str]:
+def flags(options: GatewayOptions) -> list[str]:
     return [
         item
         for name, value in options.__dict__.items()

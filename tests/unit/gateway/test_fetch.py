@@ -9,7 +9,7 @@ import pytest
 from kubetune.api.table import AdapterReason
 from kubetune.artifacts.digest import digest_of, folder_digest
 from kubetune.gateway.fetch import copy_folder, fingerprint, resolve
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from tests.fixtures.adapters import write_adapter
 
 LIMIT = 1 << 20
@@ -58,7 +58,7 @@ def test_a_folder_of_the_hubs_cache(tmp_path: Path):
     files = copy_folder(snapshot, tmp_path / "copy", root=tmp_path, max_bytes=LIMIT)
     assert digest_of(files) == folder_digest(snapshot, within=tmp_path) == folder_digest(tmp_path / "copy")
     assert not any(p.is_symlink() for p in (tmp_path / "copy").iterdir())
-    with pytest.raises(Refused, match="leads out of its volume") as caught:
+    with pytest.raises(AdapterRefused, match="leads out of its volume") as caught:
         copy_folder(snapshot, tmp_path / "copy2", root=snapshot, max_bytes=LIMIT)
     assert caught.value.reason is AdapterReason.UNSAFE_FILE
     before = fingerprint(snapshot)
@@ -128,14 +128,14 @@ def a_name_that_is_no_text(folder: Path) -> None:
 def test_refuses_what_is_no_plain_file(tmp_path: Path, harm):
     source = write_adapter(tmp_path / "a")
     harm(source)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         copy_folder(source, tmp_path / "copy", root=tmp_path, max_bytes=LIMIT)
     assert caught.value.reason is AdapterReason.UNSAFE_FILE
 
 
 def test_refuses_what_is_too_large(tmp_path: Path):
     source = write_adapter(tmp_path / "a")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         copy_folder(source, tmp_path / "copy", root=tmp_path, max_bytes=100)
     assert caught.value.reason is AdapterReason.TOO_LARGE
 
@@ -148,7 +148,7 @@ def test_what_is_not_read_may_be_large_but_not_without_end(tmp_path: Path):
     copy_folder(source, tmp_path / "copy", root=tmp_path, max_bytes=size)
     with (source / "optimizer.pt").open("wb") as file:
         file.truncate(20 * size)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         copy_folder(source, tmp_path / "copy2", root=tmp_path, max_bytes=size)
     assert caught.value.reason is AdapterReason.TOO_LARGE
 
@@ -158,7 +158,7 @@ def test_a_folder_must_lie_inside_its_volume(tmp_path: Path):
     volume = tmp_path / "volume"
     volume.mkdir()
     (volume / "a").symlink_to(outside)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         resolve(str(volume / "a"), str(volume))
     assert caught.value.reason is AdapterReason.UNSAFE_FILE
 
@@ -168,7 +168,7 @@ def test_a_folder_that_is_an_odd_link(tmp_path: Path, target: str):
     volume = tmp_path / "volume"
     volume.mkdir()
     (volume / "a").symlink_to(target)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         resolve(str(volume / "a"), str(volume))
     assert caught.value.reason is AdapterReason.UNSAFE_FILE
     assert fingerprint(volume / "nothing" / "a") is None
@@ -184,7 +184,7 @@ def test_a_link_that_stays_inside_its_volume_is_fine(tmp_path: Path):
     ("path", "root", "what"), [("a", ".", "not a folder"), ("volume/a", "volume", "not mounted")]
 )
 def test_missing_folders_are_told_apart(tmp_path: Path, path: str, root: str, what: str):
-    with pytest.raises(Refused, match=what) as caught:
+    with pytest.raises(AdapterRefused, match=what) as caught:
         resolve(str(tmp_path / path), str(tmp_path / root))
     assert caught.value.reason is AdapterReason.NOT_FOUND
 

@@ -17,7 +17,7 @@ from kubetune.artifacts.digest import UnsafePath, folder_digest
 from kubetune.gateway.chat import chat_template
 from kubetune.gateway.fetch import READ, fingerprint
 from kubetune.gateway.prepare import prepare
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.verify import Limits
 from tests.fixtures.adapters import write_adapter, write_base
 
@@ -145,7 +145,7 @@ def tried(harms: list[Harm]) -> AdapterReason | None:
         try:
             copy = prepare(wanted, limits, cache, max_bytes=1 << 20)
             chat_template(copy, base)
-        except Refused as refused:
+        except AdapterRefused as refused:
             return refused.reason
         finally:
             assert len(list(cache.iterdir())) <= 1

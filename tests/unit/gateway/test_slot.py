@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubetune.gateway.engine import Engine
+from kubetune.gateway.engine import EngineClient
 from kubetune.gateway.loader import Loader
 from kubetune.gateway.metrics import Metrics
 from kubetune.gateway.slot import Slot
@@ -17,7 +17,7 @@ from tests.fixtures.adapters import entry, write_adapter
 
 @pytest.mark.parametrize("steps", range(5))
 async def test_it_ends_when_told_to_though_news_arrives_in_the_same_moment(tmp_path: Path, steps: int):
-    engine = Engine("http://127.0.0.1:1")
+    engine = EngineClient("http://127.0.0.1:1")
     loader = Loader(engine, EngineWatch(engine, poll_seconds=1), Metrics(), tmp_path / "cache", max_bytes=1)
     missing = entry("a", write_adapter(tmp_path / "a"), root=tmp_path)
     shutil.rmtree(missing.path)

@@ -9,7 +9,7 @@ from kubetune.api.table import AdapterReason
 from kubetune.artifacts.digest import folder_digest
 from kubetune.artifacts.manifest import write_manifest
 from kubetune.gateway.prepare import prepare
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.verify import Limits
 from tests.fixtures.adapters import entry, manifest_of, write_adapter, write_base
 
@@ -29,11 +29,11 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
-def refusal(folder: Path, limits: Limits, *, digest: str | None = None) -> Refused:
+def refusal(folder: Path, limits: Limits, *, digest: str | None = None) -> AdapterRefused:
     """Why a folder is refused; nothing may be left of it in the cache."""
     cache = folder.parent / "cache"
     cache.mkdir()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AdapterRefused) as caught:
         prepare(entry("a", folder, digest=digest), limits, cache, max_bytes=LIMIT)
     assert list(cache.iterdir()) == []
     return caught.value
@@ -76,7 +76,7 @@ def test_a_disk_that_fails_is_told_in_the_same_words_at_each_try(tmp_path: Path,
     (cache / wanted.loaded_name).write_text("in the way")
     told = set()
     for _ in range(2):
-        with pytest.raises(Refused, match=r"cannot copy the files: .*Not a directory") as caught:
+        with pytest.raises(AdapterRefused, match=r"cannot copy the files: .*Not a directory") as caught:
             prepare(wanted, limits, cache, max_bytes=LIMIT)
         told.add(str(caught.value))
     assert len(told) == 1

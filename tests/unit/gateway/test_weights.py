@@ -10,7 +10,7 @@ import pytest
 
 from kubetune.api.table import AdapterReason
 from kubetune.gateway.base import BaseModules
-from kubetune.gateway.refused import Refused
+from kubetune.gateway.refused import AdapterRefused
 from kubetune.gateway.tensors import HeaderError, read_header
 from kubetune.gateway.verify import check_weights
 from tests.fixtures.adapters import write_safetensors
@@ -63,8 +63,8 @@ def judge(base: Path, shapes: Shapes, ranks: set[int] | None = None) -> None:
     check_weights(file, base, ranks or {RANK})
 
 
-def refusal(base: Path, shapes: Shapes, ranks: set[int] | None = None) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(base: Path, shapes: Shapes, ranks: set[int] | None = None) -> AdapterRefused:
+    with pytest.raises(AdapterRefused) as caught:
         judge(base, shapes, ranks)
     assert not caught.value.reason.may_pass
     return caught.value
@@ -297,7 +297,7 @@ def half(value: float, dtype: str) -> bytes:
 def test_values_that_are_no_numbers(tmp_path: Path, dtype: str, value: float):
     file = tmp_path / "adapter_model.safetensors"
     write_raw(file, dtype, half(1, dtype) + half(value, dtype))
-    with pytest.raises(Refused, match="NaN or infinity") as caught:
+    with pytest.raises(AdapterRefused, match="NaN or infinity") as caught:
         check_weights(file, tmp_path / "base", {1})
     assert caught.value.reason is AdapterReason.UNSUPPORTED
 
@@ -315,7 +315,7 @@ def test_matrices_that_are_zero_have_no_effect(tmp_path: Path, dtype: str):
     file = tmp_path / "adapter_model.safetensors"
     for a, zero_b in ((half(0, dtype) + half(-0.0, dtype), False), (2 * half(1, dtype), True)):
         write_raw(file, dtype, a, zero_b=zero_b)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(AdapterRefused) as caught:
             check_weights(file, tmp_path / "base", {1})
         assert caught.value.reason is AdapterReason.WITHOUT_EFFECT
 
@@ -325,7 +325,7 @@ def test_numbers_that_are_no_fractions(tmp_path: Path, dtype: str):
     file = tmp_path / "adapter_model.safetensors"
     width = {"I32": 4}.get(dtype, 1)
     write_raw(file, dtype, b"\1" * 2 * width)
-    with pytest.raises(Refused, match=f"lora_A.weight is {dtype}: save the adapter as"):
+    with pytest.raises(AdapterRefused, match=f"lora_A.weight is {dtype}: save the adapter as"):
         check_weights(file, tmp_path / "base", {1})
 
 

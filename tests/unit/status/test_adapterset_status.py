@@ -8,7 +8,7 @@ import pytest
 
 from kubetune.api.status import AdapterSetStatus, AdapterStatus, ResolvedBase
 from kubetune.api.table import AdapterState, GatewayState
-from kubetune.status.adapterset import Observed, adapter_set_status
+from kubetune.status.adapterset import ObservedAdapterSet, adapter_set_status
 from kubetune.status.adapterset_pods import ObservedPod, observed_pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,15 +41,17 @@ def unread(name: str = "p1") -> ObservedPod:
     return ObservedPod(name, True, None)
 
 
-def observed(*pods: ObservedPod, **fields: Any) -> Observed:
+def observed(*pods: ObservedPod, **fields: Any) -> ObservedAdapterSet:
     defaults: dict[str, Any] = {
         "wanted_pods": 1, "base": BASE, "base_problem": None, "adapters": [resolved()], "table_digest": "t",
         "pods": pods,
     }  # fmt: skip
-    return Observed(**{**defaults, **fields})
+    return ObservedAdapterSet(**{**defaults, **fields})
 
 
-def judge(now: Observed, previous: AdapterSetStatus | None = None, *, at: datetime = NOW) -> AdapterSetStatus:
+def judge(
+    now: ObservedAdapterSet, previous: AdapterSetStatus | None = None, *, at: datetime = NOW
+) -> AdapterSetStatus:
     return adapter_set_status(
         previous or AdapterSetStatus(), now, generation=3, now=at, selector="x=y", endpoint="http://s"
     )

@@ -12,7 +12,7 @@ from kubetune.api.progress import CheckpointStatus
 from kubetune.api.status import Condition, Failure, JobStatus
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import timestamp
-from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait, delay
+from kubetune.status.decision import Decision, Finish, Hold, Seen, StartAttempt, StopAttempt, Wait, delay
 from kubetune.status.decision import decide as decide_
 from kubetune.status.ending import Ending
 
@@ -60,23 +60,23 @@ def in_seconds(seconds: float) -> datetime:
 
 TABLE: dict[str, tuple[list[Attempt], int, int, Decision]] = {
     # name: (attempts whose Jobs exist, attempts known, restarts known, decision)
-    "nothing yet": ([], 0, 0, Start(1, 0)),
+    "nothing yet": ([], 0, 0, StartAttempt(1, 0)),
     "created, not in the status yet": ([at(1, "Pending")], 0, 0, Wait(starts=False)),
     "pending": ([at(1, "Pending")], 1, 0, Wait(starts=False)),
     "running": ([at(1, "Running")], 1, 0, Wait(starts=False)),
     "succeeded": ([at(1, "Succeeded")], 1, 0, Finish("Succeeded")),
     "succeeded before its Job was gone": ([at(1, "Succeeded")], 2, 0, Finish("Succeeded")),
     "fatal": ([failed(1, FATAL)], 1, 0, Finish("Failed", CAUSE)),
-    "first restart is at once": ([failed(1, COUNTED)], 1, 0, Start(2, 1)),
+    "first restart is at once": ([failed(1, COUNTED)], 1, 0, StartAttempt(2, 1)),
     "second restart waits 10 s": ([failed(1, COUNTED), failed(2, COUNTED, 1)], 2, 1, Wait(in_seconds(10))),
     "third restart waits 20 s": ([failed(3, COUNTED, 2)], 3, 2, Wait(in_seconds(20))),
-    "a disruption is not counted": ([failed(1, DISRUPTED)], 1, 0, Start(2, 0)),
+    "a disruption is not counted": ([failed(1, DISRUPTED)], 1, 0, StartAttempt(2, 0)),
     "but waits from the second on": ([failed(2, DISRUPTED)], 2, 0, Wait(in_seconds(10))),
     "a disruption beyond the limit": ([failed(9, DISRUPTED, 3)], 9, 3, Wait(in_seconds(300))),
-    "only Job deleted by somebody": ([], 1, 0, Start(2, 0)),
-    "newest Job deleted by somebody": ([failed(1, COUNTED)], 2, 1, Start(3, 1)),
+    "only Job deleted by somebody": ([], 1, 0, StartAttempt(2, 0)),
+    "newest Job deleted by somebody": ([failed(1, COUNTED)], 2, 1, StartAttempt(3, 1)),
     "newer than the status knows": ([failed(1, COUNTED), at(2, "Running", 1)], 1, 0, Wait(starts=False)),
-    "restarts known are not forgotten": ([failed(1, COUNTED, 0)], 1, 1, Start(2, 2)),
+    "restarts known are not forgotten": ([failed(1, COUNTED, 0)], 1, 1, StartAttempt(2, 2)),
 }
 
 
@@ -99,19 +99,19 @@ def test_beyond_the_limit_it_fails_and_quotes_the_last_cause(limit: int):
 
 def test_a_higher_limit_lets_it_go_on():
     last = failed(4, COUNTED, 3)
-    assert isinstance(decide([last], known(4, 3), 4, NOW + timedelta(hours=1)), Start)
+    assert isinstance(decide([last], known(4, 3), 4, NOW + timedelta(hours=1)), StartAttempt)
 
 
 def test_the_next_attempt_starts_when_its_time_has_come():
     last = failed(2, COUNTED, 1)
     assert decide([last], known(2, 1), 3, in_seconds(9.9)) == Wait(in_seconds(10))
-    assert decide([last], known(2, 1), 3, in_seconds(10)) == Start(3, 2)
+    assert decide([last], known(2, 1), 3, in_seconds(10)) == StartAttempt(3, 2)
 
 
 def test_after_a_long_life_nobody_waits():
     lived = failed(8, DISRUPTED)
     lived = Attempt(**{**vars(lived), "created": ENDED - timedelta(minutes=10)})
-    assert decide([lived], known(8, 0), 3, NOW) == Start(9, 0)
+    assert decide([lived], known(8, 0), 3, NOW) == StartAttempt(9, 0)
 
 
 def test_pauses_double_up_to_five_minutes():
@@ -123,7 +123,7 @@ def test_pauses_double_up_to_five_minutes():
 def test_something_that_deletes_every_job_is_answered_later_each_time(deleted: int, pause: int):
     status = known(deleted, 0, started=NOW)
     due = NOW + timedelta(seconds=pause)
-    assert decide([], status, 3, due) == Start(deleted + 1, 0)
+    assert decide([], status, 3, due) == StartAttempt(deleted + 1, 0)
     if pause:
         assert decide([], status, 3, due - timedelta(seconds=1)) == Wait(due)
 
@@ -141,9 +141,9 @@ def held(attempts: int, reason: str = "Suspended") -> JobStatus:
 SUSPENDED: dict[str, tuple[list[Attempt], JobStatus, list[str], Decision]] = {
     # name: (attempts whose Jobs exist, status, pods alive, decision)
     "before anything ran": ([], known(0, 0), [], Hold()),
-    "pending": ([at(1, "Pending")], known(1, 0), ["p"], Stop("Suspended")),
-    "running": ([at(1, "Running")], known(1, 0), ["p"], Stop("Suspended")),
-    "running, not in the status yet": ([at(1, "Running")], known(0, 0), ["p"], Stop("Suspended")),
+    "pending": ([at(1, "Pending")], known(1, 0), ["p"], StopAttempt("Suspended")),
+    "running": ([at(1, "Running")], known(1, 0), ["p"], StopAttempt("Suspended")),
+    "running, not in the status yet": ([at(1, "Running")], known(0, 0), ["p"], StopAttempt("Suspended")),
     "pod still ending": ([], known(1, 0), ["p"], Wait(starts=False)),
     "pod has ended": ([], known(1, 0), [], Hold()),
     "waits for a retry": ([failed(2, COUNTED, 1)], known(2, 1), [], Hold()),
@@ -159,7 +159,7 @@ def test_suspended(attempts: list[Attempt], status: JobStatus, alive: list[str],
 
 @pytest.mark.parametrize("reason", ["Suspended", "Stopping", "Resumed"])
 def test_resumed_it_starts_at_once_however_often(reason: str):
-    assert decide([], held(9, reason), 3, NOW) == Start(10, 0)
+    assert decide([], held(9, reason), 3, NOW) == StartAttempt(10, 0)
     assert isinstance(decide([], held(9, "NotSuspended"), 3, NOW), Wait)
 
 
@@ -184,7 +184,7 @@ def test_a_pod_that_was_told_to_end_is_looked_at_when_it_should_have():
 def test_a_pod_that_was_deleted_by_force_is_given_up():
     forced = replace(LOST, forced=True)
     attempt = at(1, "Running", ending=forced)
-    assert decide([attempt], known(1, 0), 3, NOW, alive=["p"], endings=[forced]) == Stop("PodDeleted")
+    assert decide([attempt], known(1, 0), 3, NOW, alive=["p"], endings=[forced]) == StopAttempt("PodDeleted")
 
 
 def test_the_deadline_is_kept_although_the_node_of_the_pod_is_lost():
@@ -226,16 +226,18 @@ DEADLINE: dict[str, tuple[list[Attempt], int, list[str], Decision]] = {
         [running(10, 600)], 600, ["p"], Wait(NOW + timedelta(seconds=120 + 15), starts=False),
     ),
     "time is up, the kubelet does not answer": (
-        [running(10 + 135 / 60, 600)], 735, ["p"], Stop("DeadlineExceeded"),
+        [running(10 + 135 / 60, 600)], 735, ["p"], StopAttempt("DeadlineExceeded"),
     ),
-    "time is up, and its node is lost": ([running(10, 600, LOST)], 600, ["p"], Stop("DeadlineExceeded")),
+    "time is up, and its node is lost": (
+        [running(10, 600, LOST)], 600, ["p"], StopAttempt("DeadlineExceeded"),
+    ),
     "time left, and its node is lost": (
         [running(5, 600, LOST)], 300, ["p"], Wait(NOW + timedelta(seconds=300), starts=False),
     ),
-    "time is up, limit was lowered": ([running(10, 900)], 600, ["p"], Stop("DeadlineExceeded")),
-    "time is up before it began": ([at(2, "Pending")], 600, ["p"], Stop("DeadlineExceeded")),
+    "time is up, limit was lowered": ([running(10, 900)], 600, ["p"], StopAttempt("DeadlineExceeded")),
+    "time is up before it began": ([at(2, "Pending")], 600, ["p"], StopAttempt("DeadlineExceeded")),
     "its Job is deleted": ([], 600, ["p"], Wait(starts=False)),
-    "ended by the kubelet, but the limit was raised": ([failed(1, DISRUPTED)], 500, [], Start(2, 0)),
+    "ended by the kubelet, but the limit was raised": ([failed(1, DISRUPTED)], 500, [], StartAttempt(2, 0)),
     "done at the last moment": ([at(1, "Succeeded")], 601, [], Finish("Succeeded")),
 }  # fmt: skip
 

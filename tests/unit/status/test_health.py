@@ -91,4 +91,4 @@ def test_there_is_room_for_all_conditions():
     # Reclaimed and Synced are there at times only.
     assert len(jobs.judge(found, decision).conditions) + 2 <= room
     some: dict[str, Any] = sets.SITUATIONS["all is well"][0].__dict__
-    assert len(sets.judge(sets.Observed(**some)).conditions) + 2 <= room
+    assert len(sets.judge(sets.ObservedAdapterSet(**some)).conditions) + 2 <= room

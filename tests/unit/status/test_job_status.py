@@ -9,9 +9,9 @@ from kubetune.api.exitcodes import Outcome, Reason
 from kubetune.api.progress import CheckpointStatus, TerminationMessage, TrainerStatus
 from kubetune.api.status import Failure, JobStatus
 from kubetune.status.attempts import Attempt
-from kubetune.status.decision import Decision, Finish, Hold, Seen, Start, Stop, Wait
+from kubetune.status.decision import Decision, Finish, Hold, Seen, StartAttempt, StopAttempt, Wait
 from kubetune.status.ending import Ending
-from kubetune.status.job import Need, Observed, is_finished, job_status, seen_again
+from kubetune.status.job import Need, ObservedJob, is_finished, job_status, seen_again
 from kubetune.status.queues import Held
 from kubetune.status.starting import Trouble
 from tests.unit.status.trainers import ARTIFACT
@@ -45,22 +45,26 @@ def failed(number: int, failure: Failure = CAUSE, **fields: Any) -> Attempt:
     return at(number, "Failed", outcome=outcome, failure=failure, **fields)
 
 
-def observed(attempts: list[Attempt], dependencies: Need, resources: Need, **more: Any) -> Observed:
+def observed(attempts: list[Attempt], dependencies: Need, resources: Need, **more: Any) -> ObservedJob:
     of_pods = ("alive", "active_seconds", "active_until", "endings")
     seen = Seen(attempts, **{name: more.pop(name) for name in of_pods if name in more})
-    return Observed(seen, dependencies, resources, **more)
+    return ObservedJob(seen, dependencies, resources, **more)
 
 
 LEAVING = Ending("p", "n", until=NOW + timedelta(minutes=2))
 LOST = Ending("p", "n", until=NOW - timedelta(minutes=2))
 QUEUED = Held("Queued", "queue gpus of Kueue holds Job x-1 back")
 DONE = at(1, "Succeeded", last_word=word(artifact=ARTIFACT, trainerStatus=FINAL.wire()))
-SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
+SITUATIONS: dict[str, tuple[ObservedJob, Decision, str, str]] = {
     # name: (what is observed, what is done, phase, statuses of the conditions)
-    "waits for its base": (observed([], NOT_THERE, MET), Start(1, 0), "WaitingForDependency", "FTFFFFF"),
-    "waits for both": (observed([], NOT_THERE, NO_CLAIM), Start(1, 0), "WaitingForDependency", "FFFFFFF"),
-    "waits for a claim": (observed([], MET, NO_CLAIM), Start(1, 0), "Pending", "TFFFFFF"),
-    "cannot see": (observed([], UNKNOWN, UNKNOWN), Start(1, 0), "Pending", "UUFFFFF"),
+    "waits for its base": (
+        observed([], NOT_THERE, MET), StartAttempt(1, 0), "WaitingForDependency", "FTFFFFF",
+    ),
+    "waits for both": (
+        observed([], NOT_THERE, NO_CLAIM), StartAttempt(1, 0), "WaitingForDependency", "FFFFFFF",
+    ),
+    "waits for a claim": (observed([], MET, NO_CLAIM), StartAttempt(1, 0), "Pending", "TFFFFFF"),
+    "cannot see": (observed([], UNKNOWN, UNKNOWN), StartAttempt(1, 0), "Pending", "UUFFFFF"),
     "created": (observed([at(1, "Pending")], MET, MET), Wait(), "Pending", "TTFFFFF"),
     "does not start": (
         observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET),
@@ -69,7 +73,7 @@ SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
     "runs": (observed([at(1, "Running")], MET, MET), Wait(), "Running", "TTFFFFF"),
     "is to be suspended": (
         observed([at(1, "Running")], MET, MET, suspend=True, alive=["p"]),
-        Stop("Suspended"), "Running", "TTFFFFF",
+        StopAttempt("Suspended"), "Running", "TTFFFFF",
     ),
     "is suspended": (observed([], MET, MET, suspend=True), Hold(), "Suspended", "TTFTFFF"),
     "its pod was told to end": (
@@ -81,7 +85,9 @@ SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
     "waits in a queue": (
         observed([at(1, "Pending", has_pod=False, held=QUEUED)], MET, MET), Wait(), "Pending", "TFFFFFF",
     ),
-    "ran too long": (observed([at(1, "Running")], MET, MET), Stop("DeadlineExceeded"), "Running", "TTFFFFF"),
+    "ran too long": (
+        observed([at(1, "Running")], MET, MET), StopAttempt("DeadlineExceeded"), "Running", "TTFFFFF",
+    ),
     "waits for its next attempt": (observed([failed(2)], MET, MET), Wait(NOW), "Pending", "TTFFFFF"),
     "is done": (observed([DONE], MET, MET), Finish("Succeeded"), "Succeeded", "TTTFTFF"),
     "failed": (observed([failed(1)], MET, MET), Finish("Failed", CAUSE), "Failed", "TTFFFTF"),
@@ -90,7 +96,7 @@ SITUATIONS: dict[str, tuple[Observed, Decision, str, str]] = {
 
 
 @pytest.mark.parametrize(("found", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
-def test_a_situation(found: Observed, decision: Decision, phase: str, words: str):
+def test_a_situation(found: ObservedJob, decision: Decision, phase: str, words: str):
     status = judge(found, decision)
     assert status.phase == phase
     assert [c.type for c in status.conditions] == [
@@ -105,7 +111,7 @@ def test_a_situation(found: Observed, decision: Decision, phase: str, words: str
 
 
 @pytest.mark.parametrize(("found", "decision", "phase", "words"), SITUATIONS.values(), ids=SITUATIONS)
-def test_a_second_look_changes_nothing(found: Observed, decision: Decision, phase: str, words: str):
+def test_a_second_look_changes_nothing(found: ObservedJob, decision: Decision, phase: str, words: str):
     status = judge(found, decision)
     assert judge(found, decision, status, seconds=60) == status
 
@@ -165,7 +171,7 @@ def test_time_up_to_a_pods_end_is_told_once():
 
 
 def test_times_are_those_of_the_first_attempt_and_of_the_end():
-    waiting = judge(observed([], NOT_THERE, MET), Start(1, 0))
+    waiting = judge(observed([], NOT_THERE, MET), StartAttempt(1, 0))
     assert waiting.start_time is None
     started = judge(observed([at(1, "Pending")], MET, MET), Wait(), waiting, seconds=60)
     assert started.start_time == LATER
@@ -174,8 +180,10 @@ def test_times_are_those_of_the_first_attempt_and_of_the_end():
 
 
 def test_a_transition_is_timed_by_the_status_of_the_condition_alone():
-    waiting = judge(observed([], NOT_THERE, MET), Start(1, 0))
-    other = judge(observed([], Need(False, "JobFailed", "it failed"), MET), Start(1, 0), waiting, seconds=60)
+    waiting = judge(observed([], NOT_THERE, MET), StartAttempt(1, 0))
+    other = judge(
+        observed([], Need(False, "JobFailed", "it failed"), MET), StartAttempt(1, 0), waiting, seconds=60
+    )
     assert conditions(other)["DependenciesReady"].last_transition_time == THEN
     ready = judge(observed([at(1, "Pending")], MET, MET), Wait(), other, seconds=60)
     assert conditions(ready)["DependenciesReady"].last_transition_time == LATER
@@ -185,7 +193,7 @@ def test_a_transition_is_timed_by_the_status_of_the_condition_alone():
 def test_an_attempt_is_counted_once_seen_and_never_forgotten():
     two = judge(observed([failed(1), at(2, "Running", restarts=1)], MET, MET), Wait())
     assert (two.attempts, two.restarts) == (2, 1)
-    none_left = judge(observed([], MET, NO_CLAIM), Start(3, 1), two)
+    none_left = judge(observed([], MET, NO_CLAIM), StartAttempt(3, 1), two)
     assert (none_left.attempts, none_left.restarts) == (2, 1)
 
 
@@ -219,7 +227,7 @@ def test_suspending_takes_until_the_pods_have_ended_and_resuming_until_the_next_
     running = judge(observed([at(1, "Running")], MET, MET, alive=["p"]), Wait())
     stop = judge(
         observed([at(1, "Running")], MET, MET, suspend=True, alive=["p"], active_seconds=30),
-        Stop("Suspended"), running,
+        StopAttempt("Suspended"), running,
     )  # fmt: skip
     assert (stop.phase, stop.active_seconds) == ("Running", 30)
     assert conditions(stop)["Suspended"].message == "p saves a checkpoint and ends"
@@ -234,10 +242,10 @@ def test_suspending_takes_until_the_pods_have_ended_and_resuming_until_the_next_
     assert (held.phase, held.active_seconds, held.attempts) == ("Suspended", 35, 1)
     assert conditions(held)["Suspended"].message == "Set suspend: false to go on from step 7"
     assert conditions(held)["Complete"].reason == "Suspended"
-    waits = judge(observed([], MET, NO_CLAIM), Start(2, 0), held, seconds=20)
+    waits = judge(observed([], MET, NO_CLAIM), StartAttempt(2, 0), held, seconds=20)
     for _ in range(2):
         assert (waits.phase, conditions(waits)["Suspended"].reason) == ("Pending", "Resumed")
-        waits = judge(observed([], MET, NO_CLAIM), Start(2, 0), waits, seconds=30)
+        waits = judge(observed([], MET, NO_CLAIM), StartAttempt(2, 0), waits, seconds=30)
     again = judge(observed([at(2, "Pending")], MET, MET), Wait(), waits, seconds=40)
     assert conditions(again)["Suspended"].reason == "NotSuspended"
 
@@ -290,7 +298,7 @@ def test_an_edit_after_the_end_is_observed_and_changes_nothing_else():
 
 
 def judge(
-    found: Observed, decision: Decision, previous: JobStatus | None = None, *, seconds: float = 0
+    found: ObservedJob, decision: Decision, previous: JobStatus | None = None, *, seconds: float = 0
 ) -> JobStatus:
     return job_status(RESOURCE, previous or JobStatus(), found, decision, NOW + timedelta(seconds=seconds))
 

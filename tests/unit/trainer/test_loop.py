@@ -14,7 +14,7 @@ from kubetune_trainer.checkpoint import State
 from kubetune_trainer.data.rows import Row, collate, row_of
 from kubetune_trainer.data.streams import MixtureStream
 from kubetune_trainer.errors import NaNLoss, Terminated
-from kubetune_trainer.loop import Loop, StepReport, _share, thinned
+from kubetune_trainer.loop import StepReport, TrainingLoop, _share, thinned
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model.making import create
 from kubetune_trainer.signals import Stop
@@ -32,7 +32,7 @@ class Recorder:
         settings = {"max_steps": total, "global_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1}
         settings |= more.pop("settings", {})
         self.model = model
-        self.loop = Loop(
+        self.loop = TrainingLoop(
             accelerator=Accelerator(cpu=True),
             model=LossModel(model, "fp32"),
             parameters=parameters,

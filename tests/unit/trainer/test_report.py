@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kubetune.api.finetunejob import PromptTuning
 from kubetune.api.progress import DataStatus, EvaluationStatus, Measurement, PlanStatus, Sample
-from kubetune.api.reinforcement import Grpo, RewardFunction, Rollout
+from kubetune.api.reinforcement import Grpo, RewardFunction, RolloutSettings
 from kubetune.api.runspec import RunAdapter, RunCache, RunReward
 from kubetune_trainer import report
 from kubetune_trainer.data.examples import SourceFacts
@@ -208,7 +208,7 @@ def test_all_settings(tmp_path: Path):
     data = source(tmp_path / "x.jsonl", name="web", secret={"name": "hub", "path": "/mnt/secret/hub"})
     rules = [RewardFunction(name="contains", weight=2)]
     spec = finetune_spec(
-        tmp_path / "out", tmp_path / "base", data, stage="grpo", adapter=ADAPTER, rollout=Rollout(),
+        tmp_path / "out", tmp_path / "base", data, stage="grpo", adapter=ADAPTER, rollout=RolloutSettings(),
         grpo=Grpo(), reward=RunReward(functions=rules), cache=RunCache(path="/var/cache"), labels=["a", "b"],
     )  # fmt: skip
     found = dict(settings(spec))

@@ -18,7 +18,7 @@ from kubetune_trainer.data.store import TokenStore, store_of
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PreferencePair:
     """One pair as the training loop sees it."""
 
     chosen: Row
@@ -34,9 +34,9 @@ class Pair:
         """1: each pair is one term of the loss."""
         return int(self.chosen.targets > 0)
 
-    def idle(self) -> "Pair":
+    def idle(self) -> "PreferencePair":
         """Without labels: no term of the loss."""
-        return Pair(self.chosen.idle(), self.rejected.idle())
+        return PreferencePair(self.chosen.idle(), self.rejected.idle())
 
 
 class PairBatch(NamedTuple):
@@ -53,7 +53,7 @@ class PairBatch(NamedTuple):
 
 
 @dataclass
-class Pairs(Sequence[Pair]):
+class Pairs(Sequence[PreferencePair]):
     """Pairs in compact form."""
 
     chosen: TokenStore
@@ -61,7 +61,7 @@ class Pairs(Sequence[Pair]):
     whole: bool = False
     """Whether the last token of a side is looked at, too; else it is only a label."""
     reference: NDArray[np.float32] = field(init=False)
-    """See `Pair.reference`, [pairs]; zero until it is measured."""
+    """See `PreferencePair.reference`, [pairs]; zero until it is measured."""
 
     def __post_init__(self) -> None:
         self.reference = np.zeros(len(self.chosen), dtype=np.float32)
@@ -70,10 +70,10 @@ class Pairs(Sequence[Pair]):
         return len(self.chosen)
 
     @overload
-    def __getitem__(self, number: int) -> Pair: ...
+    def __getitem__(self, number: int) -> PreferencePair: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Pair]: ...
-    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+    def __getitem__(self, number: slice) -> list[PreferencePair]: ...
+    def __getitem__(self, number: int | slice) -> PreferencePair | list[PreferencePair]:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         if number >= len(self):
@@ -82,7 +82,7 @@ class Pairs(Sequence[Pair]):
             row_of([store.piece(number, 0, int(store.lengths[number]) - (not self.whole))])
             for store in (self.chosen, self.rejected)
         )
-        return Pair(chosen, rejected, float(self.reference[number]))
+        return PreferencePair(chosen, rejected, float(self.reference[number]))
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -142,7 +142,7 @@ def store_pairs(pairs: Iterable[EncodedPair], vocabulary: int, *, whole: bool = 
     return Pairs(chosen, rejected, whole)
 
 
-def collate(pairs: Sequence[Pair], device: torch.device | str = "cpu", *, pad: int) -> PairBatch:
+def collate(pairs: Sequence[PreferencePair], device: torch.device | str = "cpu", *, pad: int) -> PairBatch:
     """Pad both sides of pairs on the right."""
     sides = [*(p.chosen for p in pairs), *(p.rejected for p in pairs)]
     batch = rows.collate(sides, device, pad=pad)

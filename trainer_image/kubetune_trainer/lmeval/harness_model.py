@@ -55,7 +55,7 @@ def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) ->
     """
     from lm_eval.models.huggingface import HFLM
 
-    class Model(HFLM):
+    class HarnessModel(HFLM):
         """Batches as large as their logits allow; bars, which are no lines of a log, are off."""
 
         @property
@@ -75,7 +75,7 @@ def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) ->
             self.batch_size_per_gpu = ANSWERS
             return super().generate_until(requests, disable_tqdm=True)
 
-    return Model(
+    return HarnessModel(
         pretrained=_Callable(model, stop),
         tokenizer=tokenizer,
         backend="causal",

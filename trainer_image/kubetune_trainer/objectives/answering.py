@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from kubetune.api.progress import DataStatus
-from kubetune.api.reinforcement import Rollout as RolloutSettings
+from kubetune.api.reinforcement import RolloutSettings
 from kubetune.api.runspec import RunReward, RunSource, RunSpec
 from kubetune_trainer.data import tokenizer as tokenizers
 from kubetune_trainer.data.examples import Skipped, facts_of, read_examples

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from kubetune.api.reinforcement import Grpo
-from kubetune.api.reinforcement import Rollout as RolloutSettings
+from kubetune.api.reinforcement import Grpo, RolloutSettings
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.errors import InvalidSpec

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from kubetune.api.reinforcement import Ppo
-from kubetune.api.reinforcement import Rollout as RolloutSettings
+from kubetune.api.reinforcement import Ppo, RolloutSettings
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.generate import sample_answers

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kubetune.api.reinforcement import Rollout as RolloutSettings
+from kubetune.api.reinforcement import RolloutSettings
 from kubetune_trainer.data.prompts import AskedPrompt
 from kubetune_trainer.evaluate import in_batches
 from kubetune_trainer.generate import continuations, told

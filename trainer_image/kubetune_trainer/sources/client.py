@@ -56,7 +56,7 @@ class Explain(Protocol):
         ...
 
 
-class Client:
+class SourceClient:
     """Speaks for one source."""
 
     def __init__(self, where: str, secret: Secret, explain: Explain, *, redirects: int = REDIRECTS) -> None:

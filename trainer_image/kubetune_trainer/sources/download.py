@@ -8,7 +8,7 @@ from pathlib import Path
 from kubetune_trainer.errors import StorageError
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.cache import storing
-from kubetune_trainer.sources.client import Changed, Client, Passing
+from kubetune_trainer.sources.client import Changed, Passing, SourceClient
 from kubetune_trainer.sources.meter import Meter
 from kubetune_trainer.sources.remote import Checksum, Remote, RemoteFile
 
@@ -20,7 +20,7 @@ class Download:
     """Brings one file to disk."""
 
     def __init__(
-        self, remote: Remote, client: Client, file: RemoteFile, part: Path, meter: Meter, stop: Stop
+        self, remote: Remote, client: SourceClient, file: RemoteFile, part: Path, meter: Meter, stop: Stop
     ) -> None:
         self._remote, self._client, self._file = remote, client, file
         self._part, self._meter, self._stop = part, meter, stop

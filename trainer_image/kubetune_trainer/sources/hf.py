@@ -13,7 +13,7 @@ from yarl import URL
 
 from kubetune.api.uris import parse_hub
 from kubetune_trainer.errors import DataError
-from kubetune_trainer.sources.client import Client
+from kubetune_trainer.sources.client import SourceClient
 from kubetune_trainer.sources.names import Choose, fixed_folder
 from kubetune_trainer.sources.remote import Checksum, RemoteFile, Request
 from kubetune_trainer.sources.secret import AUTHORITY, Secret
@@ -30,7 +30,7 @@ class Hub:
         self._endpoint = (secret.get("HF_ENDPOINT") or PUBLIC).rstrip("/")
         secret.require_one_of("HF_TOKEN", "HF_ENDPOINT", AUTHORITY)
         self._commit = ""
-        self.client = Client(where, secret, self._explain)
+        self.client = SourceClient(where, secret, self._explain)
         self._name = f"{'datasets/' if self._uri.is_dataset else ''}{self._uri.repository}"
         self.place = f"{self._endpoint} {self._name}"
 

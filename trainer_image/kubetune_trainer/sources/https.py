@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from yarl import URL
 
 from kubetune_trainer.errors import DataError
-from kubetune_trainer.sources.client import Client, no_words
+from kubetune_trainer.sources.client import SourceClient, no_words
 from kubetune_trainer.sources.names import choose_data
 from kubetune_trainer.sources.remote import Checksum, RemoteFile, Request
 from kubetune_trainer.sources.secret import AUTHORITY, Secret
@@ -25,7 +25,7 @@ class Https:
         self.where, self.place = where, uri
         self._uri, self._secret = uri, secret
         self._name = PurePosixPath(URL(uri).path).name
-        self.client = Client(where, secret, no_words)
+        self.client = SourceClient(where, secret, no_words)
 
     async def files(self) -> list[RemoteFile]:
         """The file, by asking for its first byte: not every server answers HEAD, or answers it alike."""

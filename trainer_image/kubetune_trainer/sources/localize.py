@@ -16,7 +16,7 @@ from kubetune_trainer.log import say
 from kubetune_trainer.progress import Progress
 from kubetune_trainer.signals import Stop
 from kubetune_trainer.sources.cache import Entry, entry, link
-from kubetune_trainer.sources.client import Changed, Client
+from kubetune_trainer.sources.client import Changed, SourceClient
 from kubetune_trainer.sources.download import Download
 from kubetune_trainer.sources.hf import Hub
 from kubetune_trainer.sources.https import Https
@@ -190,6 +190,6 @@ class _Source:
     async def _file(self, found: Entry, file: RemoteFile) -> None:
         async with self._turns:
             self._stop.check()
-            client: Client = self._remote.client
+            client: SourceClient = self._remote.client
             await Download(self._remote, client, file, found.part(file), self._meter, self._stop).run()
             found.keep(file)

@@ -26,7 +26,7 @@ from yarl import URL
 
 from kubetune.api.uris import parse_s3
 from kubetune_trainer.errors import DataError
-from kubetune_trainer.sources.client import ERROR_BYTES, Client, Passing
+from kubetune_trainer.sources.client import ERROR_BYTES, Passing, SourceClient
 from kubetune_trainer.sources.names import Choose, fixed_folder
 from kubetune_trainer.sources.remote import Checksum, RemoteFile, Request
 from kubetune_trainer.sources.secret import AUTHORITY, Secret
@@ -67,7 +67,7 @@ class S3:
         )
         self._provider = self._credentials()
         # A store redirects to another region, for which a request must be signed anew.
-        self.client = Client(where, secret, self._explain, redirects=0)
+        self.client = SourceClient(where, secret, self._explain, redirects=0)
         self.place = f"{self._endpoint or 'aws'} {self._bucket}"
 
     async def files(self) -> list[RemoteFile]:
