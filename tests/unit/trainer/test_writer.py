@@ -77,10 +77,12 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @contextmanager
 def held(folder: Path) -> Iterator[Holder]:
     holder = Holder(folder, "theirs")
-    holder.line("holds")
-    yield holder
-    holder.process.kill()
-    holder.end()
+    try:
+        holder.line("holds")
+        yield holder
+    finally:
+        holder.process.kill()
+        holder.end()
 
 
 def seconds_until_ours(folder: Path) -> float:
