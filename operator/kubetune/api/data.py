@@ -145,7 +145,7 @@ class FineTuneData(Block):
     packing: bool | None = None
     """Whether several short examples share a sequence, isolated from each other. When absent, they do where
     the architecture keeps them apart; with true, an architecture that does not is refused. Pairs of format
-    preference, texts of format classification, and prompts are never packed."""
+    preference, texts of format classification, and prompts are never packed, so true is refused there."""
     prompt_loss: bool = False
     """Whether the prompt's tokens are trained on, too."""
     enable_thinking: bool | None = None

@@ -9,6 +9,8 @@ REWARDED = ("ppo", "grpo")
 """Stages that answer prompts themselves and learn from the rewards of their answers."""
 CLASSES = ("classification",)
 """Stages that tell classes of text apart."""
+UNPACKED = (*PAIRS, *REWARDED, *CLASSES)
+"""Stages that look at pairs of answers, at prompts or at texts, each by itself."""
 WITH_HEAD = ("reward", *CLASSES)
 """Stages whose result has a head of its own instead of the language model's: an adapter holds it, too."""
 
@@ -113,6 +115,11 @@ STAGE_RULES = (
         f"!has(self.data.enableThinking) || !({_is((*DOCUMENTS, *CLASSES))})",
         f"{_stages((*DOCUMENTS, *CLASSES))} write no conversations: remove enableThinking",
         field_path=".data.enableThinking",
+    ),
+    cel(
+        f"!has(self.data.packing) || !self.data.packing || !({_is(UNPACKED)})",
+        f"{_stages(UNPACKED)} give each example a row of its own: remove packing",
+        field_path=".data.packing",
     ),
     _metrics(),
     _no_prompt_loss(PAIRS, "only answers are compared"),

@@ -32,13 +32,11 @@ from kubetune.api.runspec import (
     RunSpec,
 )
 from kubetune.api.source import SecretRef
-from kubetune.api.stages import CLASSES, PAIRS, REWARDED
+from kubetune.api.stages import REWARDED, UNPACKED
 from kubetune.api.training import Compute
 from kubetune.api.uris import inner_path, is_remote
 from kubetune.desired.volumes import locate
 
-UNPACKED = (*PAIRS, *REWARDED, *CLASSES)
-"""Stages that look at pairs of answers, at prompts or at texts, each by itself."""
 JobSpec = PretrainJobSpec | FineTuneJobSpec
 S = TypeVar("S", MixtureSource, FineTuneSource)
 
