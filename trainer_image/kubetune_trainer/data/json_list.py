@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from kubetune_trainer.data import lines
+from kubetune_trainer.data.objects import DECODER, RepeatedKey
 from kubetune_trainer.errors import DataError
 
 LIKELY = 8 << 20
 """Characters that a record has at most, if it is not for certain that an object is one."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
 
 
 def numbered(path: Path, name: str, own: Collection[str] = ()) -> Iterator[tuple[int, object]] | None:
@@ -149,7 +149,9 @@ class _Unread:
         is likely to be."""
         while len(self._text) - self._at <= LIKELY:
             try:
-                found, end = _DECODER.raw_decode(self._text, self._at)
+                found, end = DECODER.raw_decode(self._text, self._at)
+            except RepeatedKey as error:
+                raise self._unreadable(error) from error
             except (ValueError, RecursionError):
                 if not self._more():
                     return {}
@@ -171,18 +173,20 @@ class _Unread:
         """
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 ahead = error.pos - self._at
                 if self._more():
                     continue
                 raise self.error(error.msg, ahead) from error
             except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{self.name}, line {self.line}: cannot be read ({error}): remove the record"
-                ) from error
+                raise self._unreadable(error) from error
             self.skip(end - self._at)
             return value
+
+    def _unreadable(self, error: Exception) -> DataError:
+        problem = f"cannot be read ({error}): mend or remove the record"
+        return DataError(f"{self.name}, line {self.line}: {problem}")
 
     def error(self, problem: str, ahead: int = 0) -> DataError:
         """What is wrong that many characters ahead."""

@@ -12,6 +12,7 @@ from kubetune.api.data import FIELDS
 from kubetune.api.runspec import RunSource
 from kubetune_trainer.data import json_list, lines, parquet, separated
 from kubetune_trainer.data.endings import KNOWN, kind_of
+from kubetune_trainer.data.objects import DECODER
 from kubetune_trainer.errors import DataError, OutOfMemory
 
 TEXT_PIECE = 32_768
@@ -179,7 +180,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
         if line.strip():
             blank = 0
             try:
-                data = json.loads(line)
+                data = DECODER.decode(line)
             except json.JSONDecodeError as error:
                 what, todo = "not JSON", "mend or remove the line"
                 if kind_of(path.name) == ".json":  # it may be one, only not in the form that is read
@@ -187,9 +188,9 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
                 raise DataError(
                     f"{name}, line {number}: {what} ({error.msg} at column {error.colno}): {todo}"
                 ) from error
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested too deep
+            except (ValueError, RecursionError) as error:  # a key twice; thousands of digits; too deep
                 raise DataError(
-                    f"{name}, line {number}: cannot be read ({error}): remove the line"
+                    f"{name}, line {number}: cannot be read ({error}): mend or remove the line"
                 ) from error
             yield _record(data, name, number)
         else:
