@@ -22,6 +22,7 @@ HEADS = {"causal": CAUSAL_LM, "masked": MASKED_LM}
 SOME = [
     ("llama", "causal"), ("gpt2", "causal"), ("gemma2", "causal"), ("bloom", "causal"), ("mamba", "causal"),
     ("gpt_oss", "causal"), ("deepseek_v3", "causal"), ("bert", "causal"), ("cpmant", "causal"),
+    ("fnet", "masked"), ("reformer", "masked"),
 ]  # fmt: skip
 LONGEST = 150
 

@@ -8,11 +8,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.loss import Wrapped
+from kubetune_trainer.padding import Padded
 from kubetune_trainer.runtime import Precision
 
 
-class ClassLossModel(Wrapped):
+class ClassLossModel(Padded):
     """A sequence classifier whose forward pass is its loss: the sum over texts of w_c times minus the
     logarithm of p(c), where c is the text's class and p the softmax of the logits."""
 
@@ -41,9 +41,7 @@ class ClassLossModel(Wrapped):
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """fp32, [rows, classes]."""
         more = {"token_type_ids": types} if self._typed else {}
-        with self.autocast():
-            logits: torch.Tensor = self.model(input_ids=tokens, attention_mask=mask, **more).logits
-        return logits.float()
+        return self.outputs(tokens, mask, **more).float()
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
         """Mean negative log-likelihood per text, share of texts whose class ranks first, macro F1."""

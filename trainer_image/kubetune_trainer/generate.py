@@ -1,6 +1,7 @@
 """Answers, many at a time, with a key-value cache."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from kubetune_trainer.data.thoughts import Thoughts
 from kubetune_trainer.errors import DataError, InvalidSpec
 from kubetune_trainer.loss import LossModel
 from kubetune_trainer.model.counting import context_of, end_tokens
+from kubetune_trainer.model.generating import way_of
 from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.rewards import Said
 from kubetune_trainer.signals import Stop
@@ -107,7 +109,18 @@ def continuations(
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, ends
     usual, model.generation_config = model.generation_config, GenerationConfig(eos_token_id=ends)
     try:
-        return _continued(model, prompts, config, stop)
+        way = way_of(model, config.pad_token_id)
+        config.use_cache = way.cached
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        groups = [order]
+        if not way.padded:
+            groups = [[*same] for _, same in groupby(order, key=lambda i: len(prompts[i]))]
+        found: list[list[int]] = [[] for _ in prompts]
+        for group in groups:
+            said = _continued(model, [prompts[i] for i in group], config, stop)
+            for i, tokens in zip(group, said, strict=True):
+                found[i] = tokens
+        return found
     finally:
         model.generation_config = usual
 
@@ -116,17 +129,16 @@ def _continued(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop: Stop | None
 ) -> list[list[int]]:
     ends: list[int] = config.eos_token_id
-    found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: list[list[int]] = []
     with evaluating(model):
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            width = max(len(prompts[i]) for i in batch)
+        for start in range(0, len(prompts), BATCH):
+            batch = prompts[start : start + BATCH]
+            width = max(map(len, batch))
             ids = torch.full((len(batch), width), config.pad_token_id)
             mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):
-                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, width - len(prompts[i]) :] = 1
+            for row, prompt in enumerate(batch):
+                ids[row, width - len(prompt) :] = torch.tensor(prompt)
+                mask[row, width - len(prompt) :] = 1
             if stop:
                 stop.check()
             output = model.generate(
@@ -135,9 +147,9 @@ def _continued(
                 generation_config=config,
                 stopping_criteria=[StopCheck(stop)] if stop else [],
             )
-            for i, said in zip(batch, output[:, width:].tolist(), strict=True):
+            for said in output[:, width:].tolist():
                 end = next((n for n, token in enumerate(said, 1) if token in ends), len(said))
-                found[i] = said[:end]
+                found.append(said[:end])
     return found
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from kubetune_trainer.data.store import IGNORED
-from kubetune_trainer.loss import Wrapped
+from kubetune_trainer.padding import Padded
 
 
-class MaskedLossModel(Wrapped):
+class MaskedLossModel(Padded):
     """A masked language model whose forward pass is its loss."""
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -36,8 +36,7 @@ class MaskedLossModel(Wrapped):
         self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """fp32 logits of the hidden tokens, [hidden, vocabulary], and what they are."""
-        with self.autocast():
-            logits = self.model(input_ids=tokens, attention_mask=mask).logits
+        logits = self.outputs(tokens, mask)
         flat = labels.flatten()
         at = (flat != IGNORED).nonzero().flatten()
         return logits.flatten(0, 1).index_select(0, at).float(), flat[at]

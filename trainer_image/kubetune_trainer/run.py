@@ -35,12 +35,13 @@ from kubetune_trainer.model.counting import size
 from kubetune_trainer.model.digest import checked_digest
 from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
 from kubetune_trainer.model.making import create
-from kubetune_trainer.model.probing import check_causal, check_isolation
+from kubetune_trainer.model.probing import check_causal, check_isolation, check_training
 from kubetune_trainer.objectives import classification, clm, dpo, grpo, mlm, ppo, reward, sft
 from kubetune_trainer.objectives.objective import Objective
 from kubetune_trainer.objectives.prepared import Prepared, Surroundings
 from kubetune_trainer.outcome import RunResult
 from kubetune_trainer.progress import StepReporter, measurements
+from kubetune_trainer.reading import reading
 from kubetune_trainer.report.facts import Facts
 from kubetune_trainer.rewards import model as reward_model
 from kubetune_trainer.runtime import Precision
@@ -197,9 +198,12 @@ class _Run:
         if self._made is None:
             base, fresh = self._make(tokenizer, settings)
             base = base.to(self.accelerator.device)
-            self.attention = attention.choose(base, self.spec.data.sequence_length)
+            kind, method = base.config.model_type, self.spec.method
+            with reading(f"a {kind} model with method {method}", "choose another method or another model"):
+                self.attention = attention.choose(base, self.spec.data.sequence_length)
             if self.objective.HEAD is CAUSAL_LM:
                 check_causal(base, self.precision)
+            check_training(base)
             self._made = base, fresh
         return self._made
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from kubetune_trainer.data.thoughts import Thoughts
 from kubetune_trainer.generate import StopCheck
 from kubetune_trainer.log import say
 from kubetune_trainer.model.counting import context_of
+from kubetune_trainer.model.generating import Way, way_of
 from kubetune_trainer.signals import Stop
 
 LONGEST = 4096
@@ -22,8 +24,8 @@ _SAY_SECONDS = 30.0
 class _Callable:
     """Hides that the model is a torch module: the harness would tie its weights again."""
 
-    def __init__(self, model: Any, stop: Stop) -> None:
-        self._model, self._stop = model, stop
+    def __init__(self, model: Any, stop: Stop, way: Way) -> None:
+        self._model, self._stop, self.way = model, stop, way
         self.config, self.device = model.config, model.device
         self._passes, self._said = 0, time.monotonic()
 
@@ -34,7 +36,8 @@ class _Callable:
     def generate(self, *args: Any, stopping_criteria: Any = (), **kwargs: Any) -> Any:
         self._tick()
         criteria = [*stopping_criteria, StopCheck(self._stop)]
-        return self._model.generate(*args, stopping_criteria=criteria, **kwargs)
+        more = kwargs | {"use_cache": self.way.cached}
+        return self._model.generate(*args, stopping_criteria=criteria, **more)
 
     def _tick(self) -> None:
         """Look whether to stop, and say now and then that it goes on."""
@@ -72,15 +75,17 @@ def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) ->
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            self.batch_size_per_gpu = ANSWERS
+            self.batch_size_per_gpu = ANSWERS if way.padded else 1
             return super().generate_until(requests, disable_tqdm=True)
 
+    way = way_of(model, tokenizer.pad_token_id)
     return HarnessModel(
-        pretrained=_Callable(model, stop),
+        pretrained=_Callable(model, stop, way),
         tokenizer=tokenizer,
         backend="causal",
         batch_size=ROWS,
         max_length=min(context_of(model) or LONGEST, LONGEST),
         softmax_dtype="float32",
         chat_template_args=getattr(tokenizer, "template_settings", None),
+        think_end_token=Thoughts(tokenizer).end,
     )

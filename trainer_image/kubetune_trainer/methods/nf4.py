@@ -11,6 +11,12 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from kubetune_trainer.methods import experts
 
 _NAME = "bitsandbytes_with_experts"
+_COMPUTED_PAST = {
+    "gemma3n_text": ["prediction_coefs", "correction_coefs"],
+    "longcat_flash": ["router.classifier"],
+    "mamba": ["dt_proj"],
+}
+"""Layers by model type whose weights the model takes and computes with itself: they stay as they are."""
 
 
 @register_quantization_config(_NAME)
@@ -44,6 +50,12 @@ class _Quantizer(Bnb4BitHfQuantizer):
                 setattr(module, inner, packed)
                 experts.use(module)
                 module.source_cls = type(module)  # it asks for it, to find layers that are held transposed
+
+    @staticmethod
+    def get_modules_to_not_convert(model: PreTrainedModel, *args: Any, **more: Any) -> list[str]:
+        usual = Bnb4BitHfQuantizer.get_modules_to_not_convert(model, *args, **more)
+        kind = model.config.get_text_config().model_type
+        return [*usual, *_COMPUTED_PAST.get(kind, ())]
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **more: Any) -> bool:
         module, name = get_module_from_name(model, param_name)

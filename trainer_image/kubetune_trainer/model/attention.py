@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from kubetune.api.warnings import WarningReason
-from kubetune_trainer.model.probing import evaluating
+from kubetune_trainer.model.probing import ended, evaluating
 from kubetune_trainer.warned import warn
 
 NAME = "kubetune_short"
@@ -92,7 +92,8 @@ def _handed_over(model: PreTrainedModel) -> tuple[set[str], set[str]]:
     no_cache = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
     try:
         with evaluating(model):
-            model(input_ids=torch.tensor([[3, 4, 5, 6]], device=model.device), **no_cache)
+            row = ended(model, [3, 4, 5, 6])
+            model(input_ids=torch.tensor([row], device=model.device), **no_cache)
     finally:
         for part, name in zip(parts, before, strict=True):
             part.config._attn_implementation = name

@@ -11,7 +11,7 @@ from kubetune_trainer import model_files
 from kubetune_trainer.data.tokenizer import vocabulary
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.log import say
-from kubetune_trainer.model import belongings, quantised
+from kubetune_trainer.model import belongings, quantised, rescaling
 from kubetune_trainer.model.checking import (
     check_ends,
     check_finite,
@@ -74,6 +74,7 @@ def load(
             problem = _mismatch(folder, head, settings or {}, what)
         raise InvalidSpec(f"the {what} cannot be loaded: {problem}") from error
     quantised.settle(model, options["dtype"])
+    rescaling.prevent(model)
     model.config.return_dict = True  # what all of this reads; a config may say otherwise
     kinds = set(model.config.architectures or ())
     if not head.fresh and kinds and kinds <= CLASSIFIERS:

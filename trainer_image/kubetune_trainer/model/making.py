@@ -9,6 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kubetune_trainer import model_files
 from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.model import rescaling
 from kubetune_trainer.model.checking import check_length, check_positions, unsupported
 from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM, Head
 from kubetune_trainer.model.terms import check_experts
@@ -63,6 +64,7 @@ def create(
         if not of_the_file(error):
             raise
         raise InvalidSpec(f"model.config makes no valid {kind} model: {cause(error)}") from error
+    rescaling.prevent(model)
     if head is CAUSAL_LM:
         check_experts(model)
     remedy = "raise max_position_embeddings in model.config or lower data.sequenceLength"

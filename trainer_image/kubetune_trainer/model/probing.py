@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kubetune_trainer.errors import InvalidSpec
-from kubetune_trainer.reading import reading
+from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.runtime import Precision, autocast
 
 RESTORE = "put the file there that belongs to it"
@@ -22,6 +22,8 @@ LARGEST_WIDENED = 1 << 28
 """Parameters that are computed with in fp32 for a probe: a GiB. Larger models are probed as they are: no
 random weights, whose leaks are small."""
 _ROW = [3, 4, 5, 6, 7, 8, 9]
+_LONGEST = 257
+"""Tokens of a row that is tried in training: more than a part that rows are cut into has."""
 
 
 @contextmanager
@@ -45,14 +47,14 @@ def check_causal(model: PreTrainedModel, precision: Precision = "fp32") -> None:
         InvalidSpec: they do.
     """
     kind = model.config.model_type
-    with reading("config.json of the base model", RESTORE), _probing(model, precision) as limit:
+    with reading("config.json of the base model", RESTORE), probing(model, precision) as limit:
         row = _logits(model, _ROW)
-        if _difference(_logits(model, [*_ROW[:-1], 4])[:-1], row[:-1]) > limit:
+        if difference(_logits(model, [*_ROW[:-1], 4])[:-1], row[:-1]) > limit:
             raise InvalidSpec(
                 f"each token of this {kind} model sees those after it, so it cannot learn to write: name a "
                 "causal language model (of an encoder, config.json may set is_decoder)"
             )
-        if _difference(_logits(model, _ROW + _ROW[:3])[: len(_ROW)], row) > limit:
+        if difference(_logits(model, _ROW + _ROW[:3])[: len(_ROW)], row) > limit:
             raise InvalidSpec(
                 f"what this {kind} model says depends on how many tokens come later, so rows of different "
                 "lengths cannot be trained on together: choose another model"
@@ -68,13 +70,13 @@ def isolates(model: PreTrainedModel, precision: Precision = "fp32") -> bool:
         precision: that it is trained in.
     """
     positions = [0, 1, 2, 0, 1, 2, 3]
-    with _probing(model, precision) as limit:
+    with probing(model, precision) as limit:
         try:
             one = _logits(model, _ROW, position_ids=positions)[3:]
             other = _logits(model, [9, 8, 7, *_ROW[3:]], position_ids=positions)[3:]
         except TypeError:  # the model takes no position_ids
             return False
-        return max(_difference(other, one), _difference(_logits(model, _ROW[3:]), one)) <= limit
+        return max(difference(other, one), difference(_logits(model, _ROW[3:]), one)) <= limit
 
 
 def check_isolation(model: PreTrainedModel, precision: Precision = "fp32") -> None:
@@ -90,6 +92,69 @@ def check_isolation(model: PreTrainedModel, precision: Precision = "fp32") -> No
         )
 
 
+def minds_padding(model: PreTrainedModel, precision: Precision = "fp32") -> bool:
+    """Whether padding after a row changes what a model makes of it, though an attention mask marks it.
+
+    Args:
+        model: with a head that answers for each token or for the whole row.
+        precision: that it is trained in.
+    """
+    pad = model.config.get_text_config().pad_token_id or 0
+    row = ended(model, row_without(pad))
+
+    def answer(padding: int) -> list[torch.Tensor]:
+        tokens = torch.tensor([row + [pad] * padding], device=model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * padding], device=model.device)
+        output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
+        states = getattr(output, "hidden_states", None) or ()
+        return [part[0].double().nan_to_num() for part in (*states[-1:], output.logits)]
+
+    with probing(model, precision) as limit:
+        alone, padded = answer(0), answer(3)
+    # A logit alone says little: of a new head it is near 0, and all that is left of it may be rounding.
+    found = torch.cat([p[: len(a)].flatten() for a, p in zip(alone, padded, strict=True)])
+    return difference(found, torch.cat([a.flatten() for a in alone])) > limit
+
+
+def check_training(model: PreTrainedModel, length: int) -> None:
+    """Refuse a model that takes rows of some lengths only while it is trained.
+
+    Args:
+        model: it.
+        length: of the longest row.
+
+    Raises:
+        InvalidSpec: it does.
+    """
+    was = model.training
+    model.train()
+    odd = (min(length, _LONGEST) - 1) // 2 * 2 + 1
+    row = ended(model, (_ROW * odd)[:odd])
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            model(input_ids=torch.tensor([row], device=model.device))
+    except Exception as error:  # a model raises whatever its layers run into
+        if not of_the_file(error):
+            raise
+        raise InvalidSpec(
+            f"a {model.config.model_type} model cannot be trained on rows of any length ({cause(error)}): "
+            "choose another model"
+        ) from error
+    finally:
+        model.train(was)
+
+
+def ended(model: PreTrainedModel, row: list[int]) -> list[int]:
+    """A row whose last token is the model's end token: classifiers of BART's kind read what stands there."""
+    end = model.config.get_text_config().eos_token_id
+    return [*row[:-1], end] if type(end) is int and end >= 0 else row
+
+
+def row_without(pad: int) -> list[int]:
+    """A row of seven tokens, none of which pads."""
+    return [token for token in range(3, 11) if token != pad][: len(_ROW)]
+
+
 def _logits(model: PreTrainedModel, row: list[int], **more: list[int]) -> torch.Tensor:
     """Of a row by itself, [tokens, vocabulary]: in a batch, some processors round the same sum otherwise in
     another row."""
@@ -99,15 +164,16 @@ def _logits(model: PreTrainedModel, row: list[int], **more: list[int]) -> torch.
     return logits.double().nan_to_num()
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference, relative to that of how the expected logits differ from each other."""
     spread = (expected - expected.mean()).norm()
     return float((found - expected).norm() / spread) if spread else float((found - expected).norm())
 
 
 @contextmanager
-def _probing(model: PreTrainedModel, precision: Precision) -> Iterator[float]:
-    """Evaluation, in fp32 if the model is not too large for it; gives what rounding may change."""
+def probing(model: PreTrainedModel, precision: Precision = "fp32") -> Iterator[float]:
+    """Evaluation, in fp32 if the model is not too large for it, whatever autocast says outside; gives what
+    rounding may change."""
     held = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     computing = [m for m in model.modules() if hasattr(m, "compute_dtype")]  # layers held in 4 bits
     if sum(t.numel() for t in model.parameters()) > LARGEST_WIDENED:
@@ -121,7 +187,7 @@ def _probing(model: PreTrainedModel, precision: Precision) -> Iterator[float]:
             tensor.data = tensor.data.float()
         for module in computing:
             module.compute_dtype = torch.float32
-        with evaluating(model):
+        with evaluating(model), torch.autocast(model.device.type, enabled=False):
             yield ROUNDING[torch.float32]
     finally:
         for tensor, data in before[0]:

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kubetune.api.runspec import RunSpec
-from kubetune_trainer.loss import Wrapped
 from kubetune_trainer.model.heads import CLASSIFIER
 from kubetune_trainer.objectives import pairs
 from kubetune_trainer.objectives.prepared import Packs, Prepared
+from kubetune_trainer.padding import Padded
 from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
@@ -44,7 +44,7 @@ def samples(model: nn.Module, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
     return []
 
 
-class RewardLossModel(Wrapped):
+class RewardLossModel(Padded):
     """A sequence classifier with one output whose forward pass is the loss of a PairBatch."""
 
     def forward(
@@ -56,9 +56,7 @@ class RewardLossModel(Wrapped):
 
     def margins(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Reward of the chosen side minus that of the rejected one; fp32, [pairs]."""
-        with self.autocast():
-            rewards = self.model(input_ids=tokens, attention_mask=mask).logits
-        chosen, rejected = rewards.float().squeeze(-1).chunk(2)
+        chosen, rejected = self.outputs(tokens, mask).float().squeeze(-1).chunk(2)
         return chosen - rejected
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, float]:
