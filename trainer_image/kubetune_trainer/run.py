@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kubetune.api.progress import EvaluationStatus, PlanStatus, Sample
 from kubetune.api.runspec import RunSpec
 from kubetune.api.warnings import NOTHING_HELD_OUT, WarningReason, warmup_never_ends
-from kubetune_trainer import artifact, baseline, optimizer, packing, report, runtime, warned
+from kubetune_trainer import artifact, baseline, endless, optimizer, packing, report, runtime, warned
 from kubetune_trainer.checkpoint import Checkpoints, State
 from kubetune_trainer.clock import rfc3339
 from kubetune_trainer.data.rows import RowLike
@@ -136,6 +136,8 @@ class _Run:
         self.prepared = self._prepare(work)
         stop.check()
         base, fresh = self._base(self.prepared.tokenizer, self.prepared.settings)
+        if spec.stage == "sft":
+            endless.tell(base, self.prepared.tokenizer, [source.format for source in spec.data.sources])
         trained = self._trainable(base, fresh)
         self.model = self.objective.loss_model(base, spec, self.prepared, self.precision)
         self._plan(trained)

@@ -6,6 +6,8 @@ import pytest
 from tokenizers import AddedToken
 
 from kubetune_trainer.data.thoughts import Thoughts, answer_in
+from kubetune_trainer.lmeval.harness_model import harness_model
+from kubetune_trainer.signals import Stop
 
 
 def base(tokenizer, *, added: bool, special: bool = False, pair: tuple[str, str] = ("<think>", "</think>")):
@@ -62,3 +64,10 @@ def test_a_base_that_knows_no_thoughts_says_what_it_says(tokenizer):
 def test_the_right_answer_of_a_record():
     assert answer_in("<think>\nthe cat\n</think>\n\n a dog ") == "a dog"
     assert answer_in("a dog") == "a dog"
+
+
+@pytest.mark.parametrize("kind", ["none", "text", "token", "special token"])
+def test_lm_eval_is_told_what_ends_a_thought(tiny, tokenizer, kind: str):
+    other = tokenizer if kind == "none" else base(tokenizer, added=kind != "text", special="special" in kind)
+    expected = {"none": None, "text": "</think>"}.get(kind, other.convert_tokens_to_ids("</think>"))
+    assert harness_model(tiny, other, Stop()).think_end_token == expected

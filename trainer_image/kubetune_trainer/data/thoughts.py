@@ -41,6 +41,15 @@ class Thoughts:
         self._tokenizer = tokenizer
         self._pairs = [(b, e) for b, e in PAIRS if e in written or (b in known and e in known)]
 
+    @property
+    def end(self) -> int | str | None:
+        """What ends a thought: the number of the token that does, else the text; None: the base knows none.
+        By its number it is found though it be a special token, which is not written."""
+        if not self._pairs:
+            return None
+        text = self._pairs[0][1]
+        return self._tokenizer.get_added_vocab().get(text, text)
+
     def answer(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
         """What of an answer is meant for whoever asked, without special tokens; None where the thought before
         it does not end.

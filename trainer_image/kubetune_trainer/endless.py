@@ -1,0 +1,40 @@
+"""Whether an answer ends where the chat template ends it.
+
+Many bases bring a template that ends turns by a token of its own (<|im_end|>), and generate until another one
+(<|endoftext|>). What is trained on the template's turns then says the first and goes on.
+"""
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kubetune.api.warnings import WarningReason
+from kubetune_trainer.data.encode import chat
+from kubetune_trainer.data.formats import Conversation, Message
+from kubetune_trainer.errors import DataError
+from kubetune_trainer.model.counting import end_tokens
+from kubetune_trainer.warned import warn
+
+CONVERSATIONS = {"alpaca", "dolly", "flan", "messages", "sharegpt"}
+"""Formats whose records the chat template writes."""
+_ANSWER = "Nothing else."
+
+
+def tell(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, formats: Iterable[str]) -> None:
+    """Warn if nothing that the chat template writes after an answer ends the generation."""
+    if not CONVERSATIONS & {*formats}:
+        return
+    turns = (Message("user", "What else?"), Message("assistant", _ANSWER))
+    try:
+        written = chat(Conversation(turns), len(turns), tokenizer)
+    except DataError:  # it wants other turns: the data will show which
+        return
+    after = written.rpartition(_ANSWER)[2]
+    tokens = {*tokenizer(after, add_special_tokens=False)["input_ids"]}
+    if not tokens & {*end_tokens(model, tokenizer)}:
+        warn(
+            WarningReason.ANSWERS_DO_NOT_END,
+            f"the chat template ends an answer with {after!r}, in which no token ends the generation, as "
+            f"eos_token {tokenizer.eos_token!r} does: an engine goes on after the answer. Add the token to "
+            "eos_token_id in the base's generation_config.json",
+        )
