@@ -26,7 +26,7 @@ from kubetune_trainer.files import remove
 from kubetune_trainer.lmeval import tasks
 from kubetune_trainer.log import duration, say
 from kubetune_trainer.loop import TrainingLoop
-from kubetune_trainer.methods import former, full, lora, merge, prompt_tuning, qlora
+from kubetune_trainer.methods import former, former_tokenizer, full, lora, merge, prompt_tuning, qlora
 from kubetune_trainer.methods.method import Method
 from kubetune_trainer.model import attention, loading, quantised
 from kubetune_trainer.model.belongings import carry_over
@@ -134,6 +134,8 @@ class _Run:
         if spec.reward and spec.reward.model and base_digest:
             self.digests["reward model"] = reward_model.check(spec.reward.model, base_digest)
         self.prepared = self._prepare(work)
+        if spec.adapter:
+            former_tokenizer.tell(spec.adapter, self.prepared.tokenizer)
         stop.check()
         base, fresh = self._base(self.prepared.tokenizer, self.prepared.settings)
         if spec.stage == "sft":
@@ -205,7 +207,7 @@ class _Run:
                 self.attention = attention.choose(base, self.spec.data.sequence_length)
             if self.objective.HEAD is CAUSAL_LM:
                 check_causal(base, self.precision)
-            check_training(base)
+            check_training(base, self.spec.data.sequence_length)
             self._made = base, fresh
         return self._made
 

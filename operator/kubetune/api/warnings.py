@@ -71,6 +71,8 @@ class WarningReason(StrEnum):
     """Experts of a mixture, or layers that are named like their parts, get no adapter."""
     EXPERTS_NOT_QUANTIZED = "ExpertsNotQuantized"
     """Experts of a mixture are not held in 4 bits."""
+    ADAPTER_TOKENIZER_IGNORED = "AdapterTokenizerIgnored"
+    """The adapter that the run starts from has another chat template or end token than the base."""
     ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
     """Nothing but its shapes tells whether an adapter fits the base."""
 
