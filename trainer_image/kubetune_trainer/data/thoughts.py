@@ -48,7 +48,8 @@ class Thoughts:
         if not self._pairs:
             return None
         text = self._pairs[0][1]
-        return self._tokenizer.get_added_vocab().get(text, text)
+        token: int | str = self._tokenizer.get_added_vocab().get(text, text)
+        return token
 
     def answer(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
         """What of an answer is meant for whoever asked, without special tokens; None where the thought before

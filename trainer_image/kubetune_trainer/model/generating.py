@@ -6,6 +6,7 @@ token. So a few tokens are generated, and compared with what the model says of t
 """
 
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -80,7 +81,7 @@ def _agrees(model: PreTrainedModel, way: Way, pad: int) -> bool:
     )  # fmt: skip
     with probing(model) as limit:
         try:
-            found = model.generate(
+            found: Any = model.generate(
                 input_ids=torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor([[0] * len(before) + [1] * len(row)] * 2, device=model.device),
                 generation_config=config,

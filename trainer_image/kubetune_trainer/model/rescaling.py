@@ -5,12 +5,16 @@ multiplies them again in training. Saved after an evaluation they would be divid
 them. The update of an adapter is not divided with its layer, and layers in 4 bits cannot be.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 from transformers import PreTrainedModel
 
 
 def prevent(model: PreTrainedModel) -> None:
     """Have a model leave its weights as they are: in float32 and bfloat16 it computes the same."""
-    for part in model.modules():
+    parts: Iterator[Any] = model.modules()
+    for part in parts:
         if hasattr(part, "_rescale_layers"):
             part._rescale_layers = _leave
 
