@@ -11,6 +11,7 @@ from kubetune.api.adapterset import AdapterSetSpec
 from kubetune.api.status import AdapterSetStatus, find
 from kubetune.api.table import TABLE_ANNOTATION, GatewayState, Table
 from kubetune.controller.adapterset_gather import Children, read_children, read_dependencies
+from kubetune.controller.attempts import why_not_made
 from kubetune.controller.client import Client, Object
 from kubetune.controller.differs import differs
 from kubetune.controller.errors import ApiError, Conflict, NotFound, Refused
@@ -24,9 +25,10 @@ from kubetune.desired.adapterset_plan import Plan, plan
 from kubetune.desired.common import is_owned, labels_of
 from kubetune.references.uses import WAITING, Problem
 from kubetune.status.adapterset import ObservedAdapterSet, adapter_set_status
-from kubetune.status.adapterset_pods import observed_pod
+from kubetune.status.adapterset_pods import lost_pods, observed_pod
 from kubetune.status.conditions import parse_timestamp, timestamp
-from kubetune.status.steady import steady
+from kubetune.status.events import refusal
+from kubetune.status.starting import Trouble, being_made
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ STARTING_SECONDS = 2.0
 AT_REST_SECONDS = 30.0
 QUIET = WAITING | {"Loading", "WaitingForBaseModel"}
 """Reasons that are no news."""
+MADE_WITHIN = timedelta(seconds=10)
+"""Volumes and network of a pod that are not there by then: its events tell why."""
 NUDGE_SECONDS = 3.0
 """A pod that has not read the table after so long is told again: the kubelet reads from a cache."""
 
@@ -69,8 +73,10 @@ class AdapterSetReconciler:
         states = await read_states(children.pods)
         if table:
             not_told = await nudge(client, children.pods, states, table, now)
-        pods = [observed_pod(pod, states[pod["metadata"]["name"]]) for pod in children.pods]
-        observed = replace(observed, pods=pods)
+        held_up = await _held_up(client, children.pods, now)
+        by_name = {pod["metadata"]["name"]: pod for pod in children.pods}
+        pods = [observed_pod(pod, states[name], held_up.get(name)) for name, pod in by_name.items()]
+        observed = replace(observed, pods=pods, lost_pods=lost_pods(children.lost_pods, now))
         status = adapter_set_status(
             previous,
             observed,
@@ -163,12 +169,25 @@ async def nudge(
     return None
 
 
+async def _held_up(client: Client, pods: list[Object], now: datetime) -> dict[str, Trouble]:
+    """What keeps a pod from being made. Of one pod only: others of the same template have the same cause."""
+    for pod in pods:
+        meta, uid = pod["metadata"], being_made(pod)
+        if uid and now - parse_timestamp(meta["creationTimestamp"]) >= MADE_WITHIN:
+            trouble = await why_not_made(client, meta["namespace"], uid)
+            return {meta["name"]: trouble} if trouble else {}
+    return {}
+
+
 def rolling(deployment: Object, limits: EngineLimits, pods: list[Object]) -> tuple[str, str] | None:
     """Reason and message while pods are being made or replaced."""
     status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
     seen = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     if seen and status.get("updatedReplicas", 0) == status.get("replicas", 0) == wanted:
         return None
+    if deployment["spec"].get("paused"):
+        name = deployment["metadata"]["name"]
+        return "Paused", f"somebody has paused it: `kubectl rollout resume deployment {name}`"
     return roll_reason(limits, [found for pod in pods if (found := running_limits(pod["spec"]))])
 
 
@@ -178,7 +197,7 @@ def pods_refused(deployment: Object) -> tuple[str, str] | None:
     failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
     if failure is None:
         return None
-    return "PodsRefused", steady(failure.get("message", ""), job=deployment["metadata"]["name"])
+    return "PodsRefused", refusal(failure.get("message", ""), deployment["metadata"]["name"])
 
 
 def _said(problem: Problem | None) -> tuple[str, str] | None:

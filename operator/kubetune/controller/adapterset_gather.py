@@ -1,7 +1,7 @@
 """Reads what an AdapterSet depends on and what it has made."""
 
 import asyncio
-from collections.abc import Container, ItemsView, Iterable
+from collections.abc import Container, ItemsView, Iterable, Sequence
 from dataclasses import dataclass
 
 from kubetune.api.adapterset import AdapterSetSpec
@@ -14,6 +14,7 @@ from kubetune.desired.adapterset_resolve import Claim, resolve, upcoming
 from kubetune.desired.common import labels_of
 from kubetune.desired.volumes import locate
 from kubetune.references.job import ReferencedJob, referenced_job
+from kubetune.status.ending import is_over
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Children:
     pods: list[Object]
     """Those that are not on their way out, sorted by name."""
     disruption_budget: Object | None = None
+    lost_pods: Sequence[Object] = ()
+    """Those that are over: serving pods never end by themselves."""
 
 
 async def read_children(client: Client, resource: Object) -> Children:
@@ -38,9 +41,10 @@ async def read_children(client: Client, resource: Object) -> Children:
         client.find("PodDisruptionBudget", namespace, name),
         client.list("Pod", namespace, labels_of(resource)),
     )
-    alive = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not _is_over(p)]
-    by_name = sorted(alive, key=lambda p: str(p["metadata"]["name"]))
-    return Children(config_map, service, deployment, by_name, budget)
+    staying = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+    by_name = sorted(staying, key=lambda p: str(p["metadata"]["name"]))
+    alive = [p for p in by_name if not is_over(p)]
+    return Children(config_map, service, deployment, alive, budget, [p for p in by_name if is_over(p)])
 
 
 async def read_dependencies(
@@ -99,7 +103,3 @@ def observed_claim(claim: Object) -> Claim:
     """What matters of a claim."""
     modes = claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes", [])
     return Claim(shareable=bool({"ReadWriteMany", "ReadOnlyMany"} & set(modes)))
-
-
-def _is_over(pod: Object) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")

@@ -15,7 +15,8 @@ from kubetune.status.attempts import Attempt, attempt_of, ended
 from kubetune.status.conditions import parse_timestamp, timestamp
 from kubetune.status.decision import Seen
 from kubetune.status.ending import ending_of, is_over
-from kubetune.status.starting import Trouble, refused, unmounted
+from kubetune.status.events import held_up, refused, without_pod
+from kubetune.status.starting import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,12 @@ async def find_attempts(client: Client, resource: Object, previous: JobStatus, n
     ]
     last = found[-1] if found else None
     newest = jobs[last.number] if last else None
-    if newest and last and last.state == "Pending" and now - last.created >= POD_EXPECTED:
+    if newest and last and last.state == "Pending" and not last.held and now - last.created >= POD_EXPECTED:
         if not last.has_pod:
-            found[-1] = replace(last, trouble=await why_no_pod(client, newest))
-        elif last.mounting:
-            found[-1] = replace(last, trouble=await _unmounted(client, namespace, last.mounting))
+            trouble = await why_no_pod(client, newest) or without_pod(newest, now)
+            found[-1] = replace(last, trouble=trouble)
+        elif last.being_made and not last.trouble:
+            found[-1] = replace(last, trouble=await why_not_made(client, namespace, last.being_made))
     until = parse_timestamp(previous.active_until) if previous.active_until else None
     ran = activity(own, now, seconds=previous.active_seconds, until=until)
     alive = [pod for pod in own if not is_over(pod)]
@@ -105,9 +107,9 @@ async def why_no_pod(client: Client, job: Object) -> Trouble | None:
     return refused(events)
 
 
-async def _unmounted(client: Client, namespace: str, uid: str) -> Trouble | None:
-    """Why the volumes of a pod are not there (a Secret, a claim): only its events tell."""
-    return unmounted(await client.list("Event", namespace, fields={"involvedObject.uid": uid}))
+async def why_not_made(client: Client, namespace: str, uid: str) -> Trouble | None:
+    """Why a pod's volumes or network are not there (a Secret, a disk, an address): only its events tell."""
+    return held_up(await client.list("Event", namespace, fields={"involvedObject.uid": uid}))
 
 
 async def end_what_goes_on(client: Client, attempt: Attempt, now: datetime) -> None:

@@ -256,7 +256,7 @@ def _again(
 def _of_unmet(observed: ObservedJob, status: JobStatus, now: datetime) -> float | None:
     """Seconds until the next look at what is missing, where something is."""
     last = observed.last
-    if last and last.state == "Pending" and not last.held and (last.mounting or not last.has_pod):
+    if last and last.state == "Pending" and not last.held and (last.being_made or not last.has_pod):
         return SOON_SECONDS
     if observed.resources.met and observed.dependencies.met is not None:
         return None

@@ -13,7 +13,7 @@ from kubetune.api.status import (
 )
 from kubetune.api.table import ADMIN_PORT, AdapterState, GatewayState
 from kubetune.references.uses import WAITING
-from kubetune.status.adapterset_pods import ObservedPod
+from kubetune.status.adapterset_pods import PODS_FAILING, ObservedPod
 from kubetune.status.conditions import Judgement, conditions
 from kubetune.status.health import set_health
 
@@ -49,6 +49,8 @@ class ObservedAdapterSet:
     """The table that pods should have read."""
     pods: Sequence[ObservedPod] = ()
     """Pods that are not on their way out, sorted by name."""
+    lost_pods: str | None = None
+    """Why pods are lost again and again."""
 
     def lags(self, state: GatewayState) -> bool:
         """Whether a gateway has not caught up with the table."""
@@ -113,6 +115,9 @@ class _View:
     @property
     def pod_failures(self) -> list[tuple[str, str]]:
         """Reasons and messages."""
+        lost = self.observed.lost_pods
+        if lost and self.ready_pods < self.observed.wanted_pods:
+            return [(PODS_FAILING, lost)]  # Not by name: each of them has another one.
         return [(p.failure[0], f"{p.name}: {p.failure[1]}") for p in self.observed.pods if p.failure]
 
     @property

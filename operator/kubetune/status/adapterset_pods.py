@@ -1,18 +1,22 @@
 """What matters of a serving pod. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.table import CHECK_BASE, BaseFault, GatewayState
-from kubetune.status.scheduling import unschedulable
+from kubetune.status.conditions import parse_timestamp
+from kubetune.status.failures import REJECTED
+from kubetune.status.scheduling import Fields, unscheduled
+from kubetune.status.starting import Trouble, containers_of, last_words, uid_of, why_it_waits
 from kubetune.status.steady import steady
 
-# What a container may wait for without anything being wrong.
-_USUAL_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
 PODS_FAILING = "PodsFailing"
-_TAIL = 400
-"""How much of the end of a container's output is quoted: there it says why it ended."""
+_FIELDS = Fields(resources="engine.resources", template="engine.podTemplate")
+_LATELY = timedelta(minutes=5)
+_MANY = 2
+"""One pod that is lost is made anew. Of more, the next one may be lost, too."""
 
 
 @dataclass(frozen=True)
@@ -28,40 +32,44 @@ class ObservedPod:
     """Reason and message: why it cannot become ready."""
 
 
-def observed_pod(pod: Mapping[str, Any], state: GatewayState | None) -> ObservedPod:
-    """From a core/v1 Pod and the answer of its gateway."""
+def observed_pod(
+    pod: Mapping[str, Any], state: GatewayState | None, held_up: Trouble | None = None
+) -> ObservedPod:
+    """What matters of a pod.
+
+    Args:
+        pod: a core/v1 Pod.
+        state: the answer of its gateway.
+        held_up: what its events say.
+    """
     conditions = pod.get("status", {}).get("conditions", [])
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ObservedPod(pod["metadata"]["name"], ready, state, None if ready else _failure(pod))
+    failure = _failure(pod) or (held_up and (PODS_FAILING, f"{held_up.reason}: {held_up.message}"))
+    return ObservedPod(pod["metadata"]["name"], ready, state, None if ready else failure)
 
 
 def _failure(pod: Mapping[str, Any]) -> tuple[str, str] | None:
-    status, meta = pod.get("status", {}), pod["metadata"]
+    found = _of_containers(pod)
+    if waits := None if found else unscheduled(pod, _FIELDS):
+        found = PODS_FAILING, ": ".join(waits)
+    if found is None:
+        return None
+    reason, message = found
+    return reason, steady(message, pod=pod["metadata"]["name"], uid=uid_of(pod))
 
-    def failed(reason: str, message: str) -> tuple[str, str]:
-        return reason, steady(message, pod=meta["name"], uid=meta.get("uid", ""))
 
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        state = container.get("state", {})
-        waiting = state.get("waiting") or {}
-        ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
+def _of_containers(pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    for container in containers_of(pod):
         if container.get("ready"):
             continue
+        name, state = container["name"], container.get("state", {})
+        ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
         # Not the message of a back-off, which only counts seconds. Said until the container is ready again.
         if ended and ended["exitCode"]:
-            words = steady(ended.get("message", "").strip())[-_TAIL:] or f"exit code {ended['exitCode']}"
-            said = f"{container['name']}: {ended.get('reason', 'Error')}: {words}"
-            return failed(_reason(container["name"], ended["exitCode"]), said)
-        if waiting and waiting.get("reason") not in _USUAL_WAITS:
-            said = f"{container['name']}: {waiting.get('reason')}: {waiting.get('message', '')}"
-            return failed(PODS_FAILING, said)
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            reason, message = condition.get("reason"), condition.get("message", "")
-            if reason == "Unschedulable":
-                where = {"resources": "engine.resources", "template": "engine.podTemplate"}
-                message = unschedulable(pod, message, **where)
-            return failed(PODS_FAILING, f"{reason}: {message}")
+            words = last_words(ended) or f"exit code {ended['exitCode']}"
+            return _reason(name, ended["exitCode"]), f"{name}: {ended.get('reason', 'Error')}: {words}"
+        if waits := why_it_waits(container):
+            return PODS_FAILING, f"{name}: {': '.join(waits)}"
     return None
 
 
@@ -69,3 +77,20 @@ def _reason(container: str, exit_code: int) -> str:
     if container == CHECK_BASE and exit_code in list(BaseFault):
         return BaseFault(exit_code).reason
     return PODS_FAILING
+
+
+def lost_pods(pods: Sequence[Mapping[str, Any]], now: datetime) -> str | None:
+    """Why nodes refuse pods, or give them up, where that happens again and again; None if it does not.
+
+    Args:
+        pods: those that are over.
+        now: the clock.
+    """
+    lately = [p for p in pods if now - parse_timestamp(p["metadata"]["creationTimestamp"]) < _LATELY]
+    if len(lately) < _MANY:
+        return None
+    newest = max(lately, key=lambda p: str(p["metadata"]["creationTimestamp"]))
+    status = newest.get("status", {})
+    said = steady(str(status.get("message") or ""), pod=newest["metadata"]["name"], uid=uid_of(newest))
+    why = ": ".join(filter(None, (status.get("reason"), said.removeprefix(REJECTED).rstrip(". "))))
+    return f"nodes refuse pods, or give them up, again and again: {why or 'nothing says why'}"

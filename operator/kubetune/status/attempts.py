@@ -12,13 +12,15 @@ from kubetune.api.labels import RESTARTS_ANNOTATION, TRAINER_CONTAINER
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.status import Failure
 from kubetune.status.conditions import parse_timestamp
-from kubetune.status.ending import Ending, ending_of, is_over
+from kubetune.status.ending import Ending, ending_of, is_over, silent_node
 from kubetune.status.failures import judge
-from kubetune.status.queues import Held, held
-from kubetune.status.starting import Trouble, mounting, trouble_of
+from kubetune.status.held import Held, held
+from kubetune.status.starting import Trouble, being_made, trouble_of
 
 QUOTED = 256
 """How much of an unreadable termination message is shown."""
+_POD_FAILED = {"BackoffLimitExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"}
+"""Reasons of a Job whose pod failed: of these the pod tells more."""
 SETTLING = timedelta(seconds=10)
 """A trainer has ended, other containers have not. So long the kubelet may take to say that it is ending them
 all, and why."""
@@ -40,8 +42,8 @@ class Attempt:
     """Where it stands. Succeeded only with the artifact's facts at hand."""
     has_pod: bool = True
     """Whether there is a pod to look at."""
-    mounting: str | None = None
-    """UID of a pod whose Secrets may be awaited: of these, only its events tell."""
+    being_made: str | None = None
+    """UID of its pod, while only events tell what keeps its volumes and its network from being made."""
     last_word: TerminationMessage | None = None
     """What the trainer said at its end."""
     trouble: Trouble | None = None
@@ -60,6 +62,8 @@ class Attempt:
     """How long it may take to end then."""
     held: Held | None = None
     """Who has suspended its Job."""
+    silent_node: str | None = None
+    """Node of its pod, if the trainer began there and the node does not answer any more."""
     ending: Ending | None = None
     """How the end of its pod stands, where that was told to end."""
     outlived_by: Mapping[str, Any] | None = None
@@ -109,18 +113,18 @@ def attempt_of(
     if finished is None:
         # The pod has ended; the Job controller will say in a moment how.
         begun, ending = _has_begun(pod), ending_of(pod)
-        waits = _state(pod).get("waiting", {}).get("reason", "ContainerCreating")
         return Attempt(
             **common,
             state="Running" if begun else "Pending",
             trouble=None if begun else trouble_of(pod),
-            mounting=None if begun else mounting(pod, waits),
+            being_made=None if begun else being_made(pod),
             held=held(job),
+            silent_node=silent_node(pod) if begun else None,
             ending=ending,
             failure=judge(pod, terminated, last_word, malformed)[1] if ending and ending.forced else None,
             again=again,
         )
-    judged, failure = judge(pod, terminated, last_word, malformed)
+    judged, failure = judge(pod, terminated, last_word, malformed, _why_ended(job))
     return Attempt(**common, state="Failed", outcome=judged, failure=failure, finished=finished)
 
 
@@ -130,6 +134,17 @@ def ended(job: Mapping[str, Any]) -> datetime | None:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return parse_timestamp(condition["lastTransitionTime"])
     return None
+
+
+def _why_ended(job: Mapping[str, Any]) -> str:
+    """Why the Job controller called it over, where that was no failure of its pod."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if (condition["type"], condition["status"]) == ("Failed", "True"):
+            reason = condition.get("reason")
+            if not reason or reason in _POD_FAILED:
+                return ""
+            return f"{reason}: {condition.get('message', '')}".rstrip(". :")
+    return ""
 
 
 def _state(pod: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Pods that were told to end and have not. Pure.
+"""Pods that were told to end and have not, or whose node does not answer. Pure.
 
 On a node that does not answer such a pod stays for ever: nobody can tell whether its trainer still writes.
 """
@@ -40,6 +40,18 @@ class Ending:
 def is_over(pod: Mapping[str, Any]) -> bool:
     """Whether no container of a pod runs any more, nor will."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def silent_node(pod: Mapping[str, Any] | None) -> str | None:
+    """The node of a pod, where the node controller has not heard of that for a while.
+
+    It takes the pod out of service then, and leaves what the kubelet said of the containers.
+    """
+    if pod is None or is_over(pod) or pod.get("spec", {}).get("readinessGates"):
+        return None
+    judged = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
+    silent = judged.get("ContainersReady") == "True" and judged.get("Ready") == "False"
+    return pod.get("spec", {}).get("nodeName") if silent else None
 
 
 def ending_of(pod: Mapping[str, Any] | None) -> Ending | None:

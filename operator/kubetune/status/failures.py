@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api.exitcodes import EXIT_CODES, Outcome, Reason, outcome
-from kubetune.api.labels import TRAINER_ENDED_ANNOTATION
+from kubetune.api.labels import TRAINER_CONTAINER, TRAINER_ENDED_ANNOTATION
 from kubetune.api.progress import TerminationMessage
 from kubetune.api.status import Failure
-from kubetune.status.starting import containers_of, uid_of
+from kubetune.status.starting import containers_of, how_it_ended, uid_of
 from kubetune.status.steady import steady
 
 TAKEN_BY = {
@@ -38,6 +38,8 @@ TAKEN = {
 }
 REJECTED = "Pod was rejected: "
 """How the kubelet begins, where it does not take a pod that it was given."""
+NEVER_STARTED = {"StartError", "ContainerCannotRun"}
+"""Reasons of a container that its runtime made and could not start; what it says is the runtime's."""
 SIGKILLED = 137
 SIGKILL_ADVICE = "Something killed it: if that happens again, see whether its node is short of memory."
 GOES_ON = "The run goes on from its newest checkpoint."
@@ -48,6 +50,7 @@ def judge(
     terminated: Mapping[str, Any] | None,
     last_word: TerminationMessage | None,
     malformed: str,
+    job_ended: str = "",
 ) -> tuple[Outcome, Failure]:
     """Whether a failed attempt is worth another one, and why it failed.
 
@@ -56,7 +59,10 @@ def judge(
         terminated: the state in which the trainer's container ended, if that is known.
         last_word: what the trainer said.
         malformed: what is wrong with what it said, if that cannot be read.
+        job_ended: why its Job has ended the pod, where that was the Job's doing.
     """
+    if pod is None and job_ended:
+        return _ended_by_job(None, job_ended)
     if pod is None:
         return _not_counted(Reason.POD_DELETED), Failure(
             reason=Reason.POD_DELETED,
@@ -65,16 +71,31 @@ def judge(
     code = int(terminated["exitCode"]) if terminated else None
     if code is None or code not in EXIT_CODES or EXIT_CODES[code].reason is Reason.TERMINATED:
         # An exit code of the trainer's own judgement goes before what happened to its pod meanwhile.
+        if job_ended and pod["metadata"].get("deletionTimestamp"):
+            return _ended_by_job(pod, job_ended)
         taken = _taken(pod, code)
         if taken:
             return taken
     if terminated is None or code is None:
+        return _never_ran(pod)
+    if terminated.get("reason") in NEVER_STARTED:
         return _never_ran(pod)
     if terminated.get("reason") == "OOMKilled":
         return _out_of_memory(pod, code)
     if terminated.get("reason") == "ContainerStatusUnknown":
         return _forgotten(pod, terminated, code)
     return _ended(pod, code, last_word, malformed)
+
+
+def _ended_by_job(pod: Mapping[str, Any] | None, why: str) -> tuple[Outcome, Failure]:
+    """Of a Job with a limit that is none of ours: it would end the next attempt, too."""
+    message = (
+        f"The Job of the attempt has ended its pod: {why}. kubetune gives Jobs no such limit, so somebody "
+        f"else has, perhaps a policy: have it leave out the Jobs of kubetune. {GOES_ON}"
+    )
+    name = pod["metadata"]["name"] if pod else None
+    failure = Failure(reason=Reason.KILLED, pod=name, message=message)
+    return Outcome(Reason.KILLED, retry=True, counted=True), failure
 
 
 def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] | None:
@@ -125,7 +146,7 @@ def _rejected(pod: Mapping[str, Any]) -> bool:
 
 
 def _never_ran(pod: Mapping[str, Any]) -> tuple[Outcome, Failure]:
-    """Of a pod that failed although nothing was done to it, and whose trainer has not ended."""
+    """Of a pod that failed although nothing was done to it, and whose trainer never ran."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
     said = steady(str(status.get("message") or ""), pod=name, uid=uid_of(pod))
     if _rejected(pod):
@@ -143,15 +164,11 @@ def _never_ran(pod: Mapping[str, Any]) -> tuple[Outcome, Failure]:
 
 def _culprit(pod: Mapping[str, Any]) -> str:
     """The container for which a pod failed, and what that said."""
-    for container in containers_of(pod):
+    for container in sorted(containers_of(pod), key=lambda c: c["name"] != TRAINER_CONTAINER):
         ended = container.get("state", {}).get("terminated") or {}
         if ended.get("exitCode"):
-            words = steady(str(ended.get("message") or ""), pod=pod["metadata"]["name"], uid=uid_of(pod))
-            words = f": {words.strip()[-400:]}" if words.strip() else ""
-            how = f"exit code {ended['exitCode']}"
-            if ended.get("reason", "Error") != "Error":
-                how += f", {ended['reason']}"
-            return f"its container {container['name']} ended with {how}{words}".rstrip(".")
+            how = steady(how_it_ended(ended), pod=pod["metadata"]["name"], uid=uid_of(pod))
+            return f"its container {container['name']} ended with {how}".rstrip(".")
     return ""
 
 

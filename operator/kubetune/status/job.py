@@ -11,7 +11,7 @@ from kubetune.api.status import Failure, JobPhase, JobStatus, find, is_true
 from kubetune.status.attempts import Attempt
 from kubetune.status.conditions import Judgement, conditions, timestamp
 from kubetune.status.decision import Decision, Finish, Hold, Seen, StopAttempt, Wait, was_suspended
-from kubetune.status.ending import late, terminating
+from kubetune.status.ending import IF_LOST, late, terminating
 from kubetune.status.health import health
 from kubetune.status.warnings import judgement, warnings_of, with_all_warnings
 
@@ -227,7 +227,16 @@ def _started(observed: ObservedJob, last: Attempt | None) -> Need:
         return Need(False, "PodTerminating", terminating([last.ending.pod], [last.ending]))
     if last.trouble:
         return Need(False, last.trouble.reason, _does_not_start(last))
+    if last.silent_node:
+        return Need(False, "NodeNotReady", _silent(last.silent_node))
     return observed.resources
+
+
+def _silent(node: str) -> str:
+    return (
+        f"Node {node} does not answer, and nobody knows whether the trainer still runs there. If the node "
+        f"comes back, the run goes on; else Kubernetes tells its pod to end. {IF_LOST}"
+    )
 
 
 def _does_not_start(last: Attempt) -> str:

@@ -5,8 +5,8 @@ from typing import Literal
 
 from kubetune.api.status import JobStatus, find
 from kubetune.references.uses import WAITING
+from kubetune.status.held import QUEUED
 from kubetune.status.job import NEEDS, STARTING
-from kubetune.status.queues import QUEUED
 
 NO_NEWS = {"NotChecked"}
 

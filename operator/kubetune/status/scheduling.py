@@ -7,6 +7,7 @@ https://github.com/kubernetes/kubernetes/blob/master/pkg/scheduler/framework/typ
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _HEAD = re.compile(r"^\d+/\d+ nodes are available[:.] ?")
@@ -25,27 +26,47 @@ _REMEDIES = {
     "pod has unbound immediate PersistentVolumeClaims": "a claim that it mounts has no volume: see the "
     "claim's events",
 }
+_UNSCHEDULABLE = "Unschedulable"
 _NO_NODES = "no nodes available"
 _LOOK = "`kubectl describe nodes` shows what they have and what is taken"
 
 
-def unschedulable(pod: Mapping[str, Any], message: str, *, resources: str, template: str) -> str:
-    """What keeps a pod from being scheduled.
+@dataclass(frozen=True)
+class Fields:
+    """Fields of our resources that say what a pod asks for, and where it may run."""
 
-    Args:
-        pod: the pod.
-        message: of its condition PodScheduled.
-        resources: the field of our resource that says what it asks for.
-        template: the field that says where it may run.
-    """
+    resources: str
+    template: str
+
+
+def unscheduled(pod: Mapping[str, Any], fields: Fields) -> tuple[str, str] | None:
+    """Reason and message of a pod that no node has yet; None if nothing keeps it from one."""
+    for condition in pod.get("status", {}).get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            reason, message = condition.get("reason", _UNSCHEDULABLE), str(condition.get("message", ""))
+            if reason == "SchedulingGated":
+                return reason, _gated(pod)
+            return reason, _unschedulable(pod, message, fields) if reason == _UNSCHEDULABLE else message
+    return None
+
+
+def _gated(pod: Mapping[str, Any]) -> str:
+    gates = ", ".join(gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or ())
+    return (
+        f"no scheduler looks at it while it has scheduling gates ({gates}): who has set them takes them away"
+    )
+
+
+def _unschedulable(pod: Mapping[str, Any], message: str, fields: Fields) -> str:
+    """What keeps a pod from being scheduled, by the message of its condition PodScheduled."""
     reasons = _reasons(message)
     if not reasons:
         return "the scheduler does not say why"
     if reasons[0].startswith(_NO_NODES):
         return "the cluster has no node that it could run on: add one"
     lacking = sorted({r.removeprefix(_LACKING) for r in reasons if r.startswith(_LACKING)})
-    found = [_lack(pod, lacking, resources)] if lacking else []
-    found += sorted({_remedy(r, template) for r in reasons if not r.startswith(_LACKING)})
+    found = [_lack(pod, lacking, fields.resources)] if lacking else []
+    found += sorted({_remedy(r, fields.template) for r in reasons if not r.startswith(_LACKING)})
     return f"no node takes it: {'; '.join(found)}. {_LOOK}"
 
 

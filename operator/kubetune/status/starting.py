@@ -1,32 +1,34 @@
-"""Why a pod does not start, where that is somebody's fault. Pure."""
+"""Why a pod does not start, where that is somebody's fault: from its status. Pure.
+
+What only events tell is in `events.py`.
+"""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.labels import TRAINER_CONTAINER
-from kubetune.status.scheduling import unschedulable
+from kubetune.status.scheduling import Fields, unscheduled
 from kubetune.status.steady import steady
 
-IMAGE_TROUBLES = {
+USUAL_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
+"""What a container may wait for without anything being wrong. Any other reason tells of a fault."""
+_PULL_FAILED = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "SignatureValidationFailed"}
+)
+_IMAGE_TROUBLES = _PULL_FAILED | {
     "ErrImageNeverPull",
-    "ErrImagePull",
     "ImageInspectError",
-    "ImagePullBackOff",
+    "ImageVolumeMountFailed",
     "InvalidImageName",
-    "RegistryUnavailable",
-    "SignatureValidationFailed",
 }
-CONTAINER_TROUBLES = {
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "PostStartHookError",
-    "PreCreateHookError",
-    "PreStartHookError",
-    "RunContainerError",
-}
+_CRASHES = "CrashLoopBackOff"
+_BACK_OFF = re.compile(r'Back-off pulling image "[^"]*"(?:: )?')
+_PULL_PREFIX = re.compile(rf"(?:{'|'.join(sorted(_PULL_FAILED))}): ")
+_TAIL = 400
+"""How much of the end of a container's output is quoted: there it says why it ended."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +43,66 @@ class Trouble:
     pod: str | None = None
 
 
-def trouble_of(pod: Mapping[str, Any] | None, container: str = TRAINER_CONTAINER) -> Trouble | None:
+TRAINING = Fields(resources="compute.resourcesPerNode", template="compute.podTemplate")
+"""Fields of our resources that say what training pods ask for, and where they may run."""
+
+
+def trouble_of(
+    pod: Mapping[str, Any] | None, container: str = TRAINER_CONTAINER, fields: Fields = TRAINING
+) -> Trouble | None:
     """Why a pod is not running yet, where that is somebody's fault.
 
     Args:
         pod: the pod.
         container: the one that matters most. A pod waits for all of them, also for those that others inject.
+        fields: what is named where no node takes it.
     """
     if pod is None:
         return None
     name = pod["metadata"]["name"]
     for status in sorted(containers_of(pod), key=lambda c: c["name"] != container):
-        waiting = status.get("state", {}).get("waiting") or {}
-        reason, message = waiting.get("reason"), str(waiting.get("message", ""))
-        if reason in ("ErrImagePull", "ImagePullBackOff"):
-            # The kubelet goes to and fro between the two for one fault, and that would be news each time.
-            reason, message = "ImagePullBackOff", message.rpartition("ErrImagePull: ")[2]
-        message = steady(message, pod=name, uid=uid_of(pod))
-        if status["name"] != container:
-            message = f"container {status['name']}: {message}"
-        if reason in IMAGE_TROUBLES:
-            return Trouble(reason, message, Reason.IMAGE_ERROR, name)
-        if reason in CONTAINER_TROUBLES:
-            return Trouble(reason, message, Reason.CONTAINER_ERROR, name)
-    for condition in pod.get("status", {}).get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _unscheduled(pod, condition)
+        if found := why_it_waits(status):
+            reason, message = found
+            message = steady(message, pod=name, uid=uid_of(pod))
+            if status["name"] != container:
+                message = f"container {status['name']}: {message}"
+            kind = Reason.IMAGE_ERROR if reason in _IMAGE_TROUBLES else Reason.CONTAINER_ERROR
+            return Trouble(reason, message, kind, name)
+    if found := unscheduled(pod, fields):
+        reason, message = found
+        return Trouble(reason, steady(message, pod=name, uid=uid_of(pod)), Reason.UNSCHEDULABLE, name)
     return None
+
+
+def why_it_waits(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Reason and message of a container that cannot start."""
+    waiting = status.get("state", {}).get("waiting") or {}
+    reason, message = waiting.get("reason"), str(waiting.get("message", ""))
+    crashed = status.get("lastState", {}).get("terminated")
+    if crashed and (reason == _CRASHES or (crashed.get("exitCode") and status.get("started") is False)):
+        # A sidecar that others inject holds the pod until it has started. The back-off only counts seconds.
+        return _CRASHES, f"it ends each time that it is started: {how_it_ended(crashed)}"
+    if not reason or reason in USUAL_WAITS:
+        return None
+    if reason in _PULL_FAILED:
+        # The kubelet goes to and fro between these for one fault, and that would be news each time.
+        reason, message = "ImagePullBackOff", _PULL_PREFIX.sub("", _BACK_OFF.sub("", message), 1) or message
+    return reason, message
+
+
+def how_it_ended(terminated: Mapping[str, Any]) -> str:
+    """Exit code of a container, what Kubernetes calls its end, and its last words."""
+    how = f"exit code {terminated.get('exitCode')}"
+    if terminated.get("reason", "Error") not in ("Error", "Completed"):
+        how += f", {terminated['reason']}"
+    words = last_words(terminated)
+    return f"{how}: {words}" if words else how
+
+
+def last_words(terminated: Mapping[str, Any]) -> str:
+    """The end of what a container said last."""
+    # What varies in length would move where it is cut.
+    return steady(str(terminated.get("message") or "").strip())[-_TAIL:]
 
 
 def containers_of(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -81,53 +116,22 @@ def uid_of(pod: Mapping[str, Any]) -> str:
     return str(pod["metadata"].get("uid", ""))
 
 
-def _unscheduled(pod: Mapping[str, Any], condition: Mapping[str, Any]) -> Trouble:
-    name = pod["metadata"]["name"]
-    reason = condition.get("reason", "Unschedulable")
-    message = steady(str(condition.get("message", "")), pod=name, uid=uid_of(pod))
-    if reason == "Unschedulable":
-        where = {"resources": "compute.resourcesPerNode", "template": "compute.podTemplate"}
-        message = unschedulable(pod, message, **where)
-    return Trouble(reason, message, Reason.UNSCHEDULABLE, name)
-
-
-def mounting(pod: Mapping[str, Any] | None, waiting_for: str) -> str | None:
-    """UID of a pod with Secrets that is on a node, and none of whose containers has been made.
-
-    Args:
-        pod: the pod.
-        waiting_for: reason for which its trainer waits.
-    """
-    spec = (pod or {}).get("spec", {})
-    awaits = spec.get("nodeName") and any("secret" in volume for volume in spec.get("volumes", []))
-    return str(pod["metadata"]["uid"]) if pod and awaits and waiting_for == "ContainerCreating" else None
-
-
-def unmounted(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
-    """Why a pod's volumes are not there, where that is the newest of its events."""
-    newest = _newest(events)
-    if newest is None or newest.get("reason") != "FailedMount":
+def being_made(pod: Mapping[str, Any] | None) -> str | None:
+    """UID of a pod that a node has taken, while its volumes and network are being made: only events tell
+    what is in the way."""
+    if pod is None or not pod.get("spec", {}).get("nodeName") or _is_made(pod):
         return None
-    message = str(newest.get("message", ""))
-    if found := re.search(r'secrets? "(?P<name>[^"]+)" not found', message):
-        return Trouble(
-            "SecretNotFound", f"Secret {found['name']} does not exist: create it", Reason.CONTAINER_ERROR
-        )
-    about = newest.get("involvedObject", {})
-    message = steady(message, pod=about.get("name", ""), uid=about.get("uid", ""))
-    return Trouble("FailedMount", message, Reason.CONTAINER_ERROR)
+    return uid_of(pod)
 
 
-def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
-    """Why the Job controller cannot make a pod (Pod Security, a quota), by its FailedCreate events."""
-    newest = _newest(events)
-    if newest is None:
-        return None
-    message = steady(str(newest.get("message", "")), job=newest.get("involvedObject", {}).get("name", ""))
-    # "Error creating: " and the name of a pod that has never been say nothing.
-    _, _, why = message.partition(" is forbidden: ")
-    return Trouble("PodsRefused", why or message.removeprefix("Error creating: "), Reason.PODS_REFUSED)
+def _is_made(pod: Mapping[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    if any(c["type"] == "PodReadyToStartContainers" and c["status"] == "True" for c in conditions):
+        return True  # What remains are images, and of these the containers tell.
+    return any(reason not in USUAL_WAITS for reason in _waits(pod))
 
 
-def _newest(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return max(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""), default=None)
+def _waits(pod: Mapping[str, Any]) -> Iterator[str | None]:
+    """For what each container waits; None of those that do not wait."""
+    for status in containers_of(pod):
+        yield (status.get("state", {}).get("waiting") or {}).get("reason")

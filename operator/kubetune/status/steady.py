@@ -10,13 +10,17 @@ POD = "<pod>"
 _GENERATED = "[bcdfghjklmnpqrstvwxz2456789]{5}"
 """How the API server ends a generated name."""
 _LONGEST_BASE = 55
-"""Of a Job's name, so much is in its pods' names (kubernetes/pkg/controller/job/indexed_job_utils.go)."""
-_FOLDER = re.compile(r'[^\s"=]*/pods/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=[/\s":]|$)')
+"""So much of a Job's name is in its pods' names (kubernetes/pkg/controller/job/indexed_job_utils.go)."""
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_FOLDER = re.compile(rf'[^\s"=]*/pods/{_UUID}(?=[/\s":]|$)')
 _VARYING = (
     # what varies, and what stands for it
     (_FOLDER, "<folder of the pod>"),
     (re.compile(r"(?<!sha256:)\b[0-9a-f]{64}\b"), "<id>"),
     (re.compile(r"/proc/\d+/"), "/proc/<pid>/"),
+    # A network namespace, and what systemd-run calls a mount.
+    (re.compile(rf"\bcni-{_UUID}"), "cni-<id>"),
+    (re.compile(r"\brun-r?[0-9a-f]+\.scope\b"), "<scope>"),
     # The local end of a connection.
     (re.compile(r'[^\s"]+:\d+->'), ""),
     (re.compile(r'(https?://[^\s"?]+)\?[^\s"]*'), r"\1"),
@@ -38,14 +42,14 @@ _VARYING = (
 _LISTED = re.compile(r"=\[([^\]]*)\]")
 
 
-def steady(text: str, *, pod: str = "", uid: str = "", job: str = "") -> str:
+def steady(text: str, *, pod: str = "", uid: str = "", owner: str = "") -> str:
     """The text without what varies.
 
     Args:
         text: a message.
         pod: name of the pod that it is about, where that is known.
         uid: its UID.
-        job: name of the Job that the pod belongs to, or would belong to.
+        owner: name of the Job or Deployment that the pod belongs to, or would belong to.
     """
     for pattern, instead in _VARYING:
         text = pattern.sub(instead, text)
@@ -53,8 +57,8 @@ def steady(text: str, *, pod: str = "", uid: str = "", job: str = "") -> str:
         text = text.replace(pod, POD)
     if uid:
         text = text.replace(uid, "<uid>").replace(uid.replace("-", "_"), "<uid>")
-    if job:
-        base = re.escape(job[:_LONGEST_BASE])
+    if owner:
+        base = re.escape(owner[:_LONGEST_BASE])
         text = re.sub(rf"(?<![-a-z0-9]){base}[-a-z0-9]*-{_GENERATED}(?![a-z0-9])", POD, text)
     # The kubelet lists volumes in no order.
     return _LISTED.sub(lambda found: f"=[{' '.join(sorted(found[1].split()))}]", text)

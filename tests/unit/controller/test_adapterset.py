@@ -24,7 +24,7 @@ LIMITS = EngineLimits(2, 16, ("models",))
 
 
 def deployment(wanted: int = 2, **status: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "x", "generation": 2}, "spec": {"replicas": wanted}, "status": status}
+    return {"metadata": {"name": "set", "generation": 2}, "spec": {"replicas": wanted}, "status": status}
 
 
 def pod(rank: int) -> dict[str, Any]:
@@ -65,14 +65,28 @@ def test_rolling(live: dict[str, Any], reason: str | None):
     assert (found[0] if found else None) == reason
 
 
+def test_a_deployment_that_somebody_has_paused():
+    found = rolling(
+        deployment(observedGeneration=2, replicas=2) | {"spec": {"replicas": 2, "paused": True}}, LIMITS, []
+    )
+    assert found
+    assert found[0] == "Paused"
+    assert "kubectl rollout resume deployment set" in found[1]
+
+
 def test_a_rollout_for_a_higher_rank_says_so():
     found = rolling(deployment(), EngineLimits(2, 64, ("models",)), [pod(64), pod(16)])
     assert found == ("NewMaxLoraRank", "pods are replaced: engines make room for rank 64")
 
 
-def test_pods_that_the_api_server_refuses():
-    refused = {"type": "ReplicaFailure", "status": "True", "message": "violates PodSecurity"}
+@pytest.mark.parametrize("suffix", ["x7k2b", "bbbbb"])
+def test_pods_that_the_api_server_refuses_are_told_of_in_the_same_words_each_time(suffix: str):
+    said = f'pods "set-6d4cf56db6-{suffix}" is forbidden: violates PodSecurity'
+    refused = {"type": "ReplicaFailure", "status": "True", "message": said}
     assert pods_refused(deployment(conditions=[refused])) == ("PodsRefused", "violates PodSecurity")
+
+
+def test_nobody_refuses_pods():
     assert pods_refused(deployment(conditions=[{"type": "Available", "status": "True"}])) is None
 
 

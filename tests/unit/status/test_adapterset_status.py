@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from kubetune.api.exitcodes import Reason
 from kubetune.api.status import AdapterSetStatus, AdapterStatus, ResolvedBase
 from kubetune.api.table import AdapterState, GatewayState
 from kubetune.status.adapterset import ObservedAdapterSet, adapter_set_status
-from kubetune.status.adapterset_pods import ObservedPod, observed_pod
+from kubetune.status.adapterset_pods import ObservedPod, lost_pods, observed_pod
+from kubetune.status.starting import Trouble
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 D1, D2 = (f"sha256:{n * 64}" for n in "12")
@@ -265,6 +267,40 @@ def test_a_base_that_no_engine_starts_on_has_a_reason_of_its_own(container: str,
     status = judge(observed(refused))
     assert {c.type: c.reason for c in status.conditions}["Degraded"] == reason
     assert {c.type: c.status for c in status.conditions}["Stalled"] == "True"
+
+
+def test_a_volume_that_is_not_there_is_told_in_the_words_of_an_event():
+    making = kubernetes_pod(containerStatuses=[{"name": "gateway", "state": {"waiting": {}}}])
+    trouble = Trouble("FailedMount", "no such share", Reason.CONTAINER_ERROR)
+    assert observed_pod(making, None, trouble).failure == ("PodsFailing", "FailedMount: no such share")
+
+
+REFUSED = {
+    "phase": "Failed", "reason": "UnexpectedAdmissionError",
+    "message": "Pod was rejected: Allocate failed due to no healthy devices",
+}  # fmt: skip
+
+
+def lost(name: str, minute: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "creationTimestamp": f"2026-01-01T00:0{minute}:00Z"},
+        "status": REFUSED,
+    }
+
+
+def test_nodes_that_refuse_one_pod_after_another():
+    now = datetime(2026, 1, 1, 0, 9, 30, tzinfo=UTC)
+    told = lost_pods([lost("a", 8), lost("b", 9)], now)
+    assert told
+    assert told.endswith("again: UnexpectedAdmissionError: Allocate failed due to no healthy devices")
+    assert lost_pods([lost("a", 2), lost("b", 9)], now) is None, "one is made anew"
+    assert lost_pods([lost("a", 2), lost("b", 3)], now) is None, "long ago"
+    assert lost_pods([], now) is None
+    # All are starting, and none will be ready.
+    status = judge(replace(observed(starting()), lost_pods=told))
+    [degraded] = [c for c in status.conditions if c.type == "Degraded"]
+    assert (status.phase, degraded.reason, degraded.message) == ("Degraded", "PodsFailing", told)
+    assert judge(replace(observed(pod()), lost_pods=told)).phase == "Ready"
 
 
 def test_a_ready_pod_is_ready():

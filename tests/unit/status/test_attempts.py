@@ -8,7 +8,7 @@ import pytest
 from kubetune.api.exitcodes import EXIT_CODES, Reason
 from kubetune.status.attempts import attempt_of
 from kubetune.status.ending import is_over
-from kubetune.status.starting import Trouble, refused, unmounted
+from kubetune.status.starting import Trouble
 from tests.unit.status.trainers import (
     ARTIFACT,
     CREATED,
@@ -102,7 +102,7 @@ FAILED = {
     ),
     "the program cannot be started": (
         [pod("Failed", ended(128, "exec: python: not found", "StartError"))],
-        "Killed", True, True, "exec: python",
+        "PodFailed", True, True, "trainer ended with exit code 128, StartError: exec: python: not found.",
     ),
     "SIGKILL without a word": ([pod("Failed", ended(137))], "Killed", True, True, "short of memory"),
     "pod gone": ([], "PodDeleted", True, False, "deleted"),
@@ -193,56 +193,3 @@ def test_an_image_that_cannot_be_pulled_is_one_piece_of_news():
     ):
         attempt = attempt_of(1, job(), [pod("Pending", waiting(reason, message))], NOW)
         assert attempt.trouble == Trouble("ImagePullBackOff", fault, Reason.IMAGE_ERROR, "x-abc-0-1")
-
-
-def test_a_refused_pod_is_one_piece_of_news_however_often_it_is_tried():
-    def event(when: str, name: str, why: str) -> dict[str, str]:
-        return {"lastTimestamp": when, "message": f'Error creating: pods "{name}" is forbidden: {why}'}
-
-    older = event(CREATED, "x-0-aaaaa", "violates PodSecurity")
-    newer = [event(ENDED, f"x-0-{suffix}", "exceeded quota: none") for suffix in ("bbbbb", "ccccc")]
-    found = {refused([event_, older]) for event_ in newer}
-    assert found == {Trouble("PodsRefused", "exceeded quota: none", Reason.PODS_REFUSED)}
-    assert refused([{"message": "no such service account"}]) == Trouble(
-        "PodsRefused", "no such service account", Reason.PODS_REFUSED
-    )
-    assert refused([]) is None
-
-
-@pytest.mark.parametrize(
-    ("phase", "state", "node", "volumes", "awaited"),
-    [
-        ("Pending", waiting("ContainerCreating"), "n", [{"secret": {}}], True),
-        ("Pending", None, "n", [{"secret": {}}], True),
-        ("Pending", waiting("ContainerCreating"), None, [{"secret": {}}], False),
-        ("Pending", waiting("ContainerCreating"), "n", [{"emptyDir": {}}], False),
-        ("Pending", waiting("ImagePullBackOff"), "n", [{"secret": {}}], False),
-        ("Running", {"running": {}}, "n", [{"secret": {}}], False),
-    ],
-)
-def test_events_of_a_pod_are_asked_for_only_while_its_secrets_may_be_awaited(
-    phase: str, state: Any, node: str | None, volumes: list[Any], awaited: bool
-):
-    found = pod(phase, state)
-    found["metadata"]["uid"] = "p"
-    found["spec"] = {"volumes": volumes} | ({"nodeName": node} if node else {})
-    assert attempt_of(1, job(), [found], NOW).mounting == ("p" if awaited else None)
-
-
-def test_a_secret_that_is_not_there():
-    def event(when: str, reason: str, message: str = "") -> dict[str, str]:
-        return {"lastTimestamp": when, "reason": reason, "message": message}
-
-    missing = 'MountVolume.SetUp failed for volume "secret-0" : secret "hub" not found'
-    scheduled, failed = event(CREATED, "Scheduled"), event(ENDED, "FailedMount", missing)
-    assert unmounted([failed, scheduled]) == Trouble(
-        "SecretNotFound", "Secret hub does not exist: create it", Reason.CONTAINER_ERROR
-    )
-    other = event(ENDED, "FailedMount", "timed out waiting for the condition")
-    assert unmounted([scheduled, other]) == Trouble(
-        "FailedMount", "timed out waiting for the condition", Reason.CONTAINER_ERROR
-    )
-    assert unmounted([event(CREATED, "FailedMount", missing), event(ENDED, "Pulling")]) is None, (
-        "it was mended"
-    )
-    assert unmounted([]) is None

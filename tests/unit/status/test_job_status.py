@@ -11,8 +11,8 @@ from kubetune.api.status import Failure, JobStatus
 from kubetune.status.attempts import Attempt
 from kubetune.status.decision import Decision, Finish, Hold, Seen, StartAttempt, StopAttempt, Wait
 from kubetune.status.ending import Ending
+from kubetune.status.held import Held
 from kubetune.status.job import Need, ObservedJob, is_finished, job_status, seen_again
-from kubetune.status.queues import Held
 from kubetune.status.starting import Trouble
 from tests.unit.status.trainers import ARTIFACT
 
@@ -81,6 +81,9 @@ SITUATIONS: dict[str, tuple[ObservedJob, Decision, str, str]] = {
     ),
     "its node is lost": (
         observed([at(1, "Running", ending=LOST)], MET, MET, alive=["p"]), Wait(), "Pending", "TFFFFFF",
+    ),
+    "its node does not answer": (
+        observed([at(1, "Running", silent_node="n")], MET, MET), Wait(), "Running", "TFFFFFF",
     ),
     "waits in a queue": (
         observed([at(1, "Pending", has_pod=False, held=QUEUED)], MET, MET), Wait(), "Pending", "TFFFFFF",

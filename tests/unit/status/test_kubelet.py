@@ -218,6 +218,68 @@ def test_a_loss(pod: Object, reason: str, counted: bool, said: str):
     assert said in attempt.failure.message
 
 
+@pytest.mark.parametrize(
+    "pods", [[], [deleted(lost(ended(143)))], [deleted(lost({"running": {}}, phase="Running"))]]
+)
+def test_a_limit_that_others_give_the_job_counts(pods: list[Object]):
+    """A policy, perhaps, that gives every Job an activeDeadlineSeconds: the next one is ended likewise."""
+    child = job("Failed")
+    child["status"]["conditions"][0] |= {
+        "reason": "DeadlineExceeded",
+        "message": "Job was active longer than specified deadline",
+    }
+    attempt = attempt_of(1, child, pods, NOW)
+    assert attempt.outcome
+    assert (attempt.failure.reason, attempt.outcome.retry, attempt.outcome.counted) == (
+        Reason.KILLED,
+        True,
+        True,
+    )
+    assert "DeadlineExceeded: Job was active longer than specified deadline." in attempt.failure.message
+
+
+def test_a_job_that_failed_since_its_pod_did_has_no_limit_of_others():
+    child = job("Failed")
+    child["status"]["conditions"][0] |= {"reason": "BackoffLimitExceeded", "message": "x"}
+    assert attempt_of(1, child, [deleted(lost(ended(143)))], NOW).failure.reason is Reason.POD_DELETED
+
+
+def test_the_trainers_own_word_goes_before_a_limit_of_the_job():
+    child = job("Failed")
+    child["status"]["conditions"][0] |= {"reason": "DeadlineExceeded", "message": "x"}
+    assert attempt_of(1, child, [deleted(lost(ended(11)))], NOW).failure.reason is Reason.DATA_ERROR
+
+
+def judged(ready: str, containers: str) -> list[Object]:
+    return [{"type": "Ready", "status": ready}, {"type": "ContainersReady", "status": containers}]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "more", "node"),
+    [
+        (judged("False", "True"), {}, "n"),
+        (judged("True", "True"), {}, None),
+        (judged("False", "False"), {}, None),
+        (judged("False", "True"), {"readinessGates": [{"conditionType": "x"}]}, None),
+        ([], {}, None),
+    ],
+    ids=["silent", "well", "a side container is not ready", "a gate of others", "nothing is said yet"],
+)
+def test_a_node_that_does_not_answer(conditions: list[Object], more: Object, node: str | None):
+    runs = lost({"running": {}}, *conditions, phase="Running") | {"spec": {"nodeName": "n"} | more}
+    attempt = attempt_of(1, job(), [runs], NOW)
+    assert (attempt.state, attempt.silent_node) == ("Running", node)
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
+def test_what_a_runtime_says_of_a_container_that_it_cannot_start_is_no_last_word(reason: str):
+    said = "failed to create containerd task: nvidia-container-cli: driver not loaded"
+    attempt = attempt_of(1, job("Failed"), [lost(ended(128, said, reason))], NOW)
+    assert attempt.outcome
+    assert (attempt.failure.reason, attempt.outcome.counted) == (Reason.POD_FAILED, True)
+    assert attempt.failure.message.endswith(f"trainer ended with exit code 128, {reason}: {said}.")
+
+
 @pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
 @pytest.mark.parametrize("state", [None, CREATING, {"running": {}}, ended(0), ended(137), ended(255), GONE])
 @pytest.mark.parametrize("reason", [None, "Evicted", "Anything"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kubetune.status.scheduling import unschedulable
+from kubetune.status.scheduling import Fields, unscheduled
 
 pytestmark = pytest.mark.unit
 
@@ -60,9 +60,15 @@ SAID = {
 }  # fmt: skip
 
 
+def told_of(said: str, reason: str = "Unschedulable", **spec: Any) -> tuple[str, str] | None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": said}
+    pod = {"spec": POD["spec"] | spec, "status": {"conditions": [condition]}}
+    return unscheduled(pod, Fields(resources="c.resources", template="c.template"))
+
+
 @pytest.mark.parametrize(("said", "told"), SAID.values(), ids=SAID)
 def test_users_are_told_what_to_do(said: str, told: str):
-    shown = unschedulable(POD, said, resources="c.resources", template="c.template")
+    [_, shown] = told_of(said) or ()
     head, tail = "no node takes it: ", ". `kubectl describe nodes` shows what they have and what is taken"
     assert shown == f"{head}{told}{tail}"
 
@@ -76,12 +82,26 @@ def test_users_are_told_what_to_do(said: str, told: str):
     ],
 )
 def test_there_is_no_node_to_blame(said: str, told: str):
-    assert unschedulable(POD, said, resources="r", template="t") == told
+    assert told_of(said) == ("Unschedulable", told)
 
 
 def test_the_words_are_the_same_while_nodes_come_and_go():
     before = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s) had untolerated taint(s)."
     after = "0/16 nodes are available: 11 node(s) had untolerated taint(s), 5 Insufficient nvidia.com/gpu."
     assert before != after
-    shown = {unschedulable(POD, said, resources="r", template="t") for said in (before, after)}
+    shown = {told_of(said) for said in (before, after)}
     assert len(shown) == 1
+
+
+def test_a_gate_that_is_left_on_is_named():
+    gates = [{"name": "quota.example.org/checked"}, {"name": "other"}]
+    [reason, message] = told_of("Scheduling is blocked", "SchedulingGated", schedulingGates=gates) or ()
+    assert reason == "SchedulingGated"
+    assert "quota.example.org/checked, other" in message
+
+
+def test_what_a_scheduler_says_of_itself_stays():
+    assert told_of("binding volumes: timed out", "SchedulerError") == (
+        "SchedulerError",
+        "binding volumes: timed out",
+    )

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from kubetune.controller.adapterset import pods_refused
-from kubetune.status.adapterset_pods import observed_pod
+from kubetune.status.adapterset_pods import lost_pods, observed_pod
 from kubetune.status.attempts import attempt_of
-from kubetune.status.starting import refused, trouble_of, unmounted
+from kubetune.status.conditions import parse_timestamp
+from kubetune.status.events import held_up, refused
+from kubetune.status.starting import trouble_of
 from kubetune.status.steady import steady
 from tests.unit.status.test_kubelet import NOW
 from tests.unit.status.trainers import CREATED, job, waiting
@@ -46,12 +48,18 @@ MESSAGES = (
     "10.244.0.{number}:{port}->10.96.0.1:443: connect: connection refused",
     "unable to apply cgroup configuration: mkdir /sys/fs/cgroup/kubepods-burstable-pod{uid_}.slice: "
     "read-only",
+    'failed to setup network for sandbox "{id}": netplugin failed: open /var/run/netns/cni-{uid}: '
+    "no such file",
+    "mount failed: exit status 32\nOutput: Running scope as unit: run-r{hex}.scope\nmount.nfs: access "
+    "denied",
     'failed to open netns "/proc/{number}/ns/net": no such file or directory',
     'Exec lifecycle hook ([sh]) for Container "mesh" in Pod "{pod}_a({uid})" failed - error: exit '
     "code 1",
     "(EngineCore pid={number}) ERROR 11-{number2} 21:04:{number2} [core.py:9] <Lora object at 0x7f{address}>",
     'waiting for ephemeral volume controller to create the persistentvolumeclaim "{pod}-scratch"',
 )  # fmt: skip
+
+CREATION = parse_timestamp(CREATED)
 
 
 def drawn(rng: random.Random) -> dict[str, Any]:
@@ -106,7 +114,7 @@ def said(message: str, lot: dict[str, Any]) -> set[str]:
         trouble_of(pod(containerStatuses=[creating])),
         trouble_of(pod(containerStatuses=[pulling])),
         trouble_of(pod(conditions=[unscheduled])),
-        unmounted([of_pod]),
+        held_up([of_pod]),
     ]
     of_set: set[tuple[str, str] | None] = {observed_pod(p, None).failure for p in serving}
     if "{uid" not in message and "{folder}" not in message:
@@ -117,6 +125,7 @@ def said(message: str, lot: dict[str, Any]) -> set[str]:
         *(message for _, message in filter(None, of_set)),
         *(trouble.message for trouble in troubles if trouble),
         *(attempt_of(1, job("Failed"), [p], NOW).failure.message for p in failed),
+        lost_pods([failed[0], failed[0]], CREATION),
     }
 
 
@@ -140,10 +149,10 @@ def test_what_is_drawn_by_lot_is_not_told(message: str):
     ],
 )  # fmt: skip
 def test_what_tells_stays(text: str):
-    assert steady(text, pod="x-abc-0-bbbbb", uid=str(uuid.UUID(int=7)), job="x-abc") == text
+    assert steady(text, pod="x-abc-0-bbbbb", uid=str(uuid.UUID(int=7)), owner="x-abc") == text
 
 
 def test_names_of_long_jobs_are_cut_in_those_of_their_pods():
     name = "n" * 52 + "-0a1b2c3d"
     text = 'pods "{}-0-x7k2b" is invalid'
-    assert steady(text.format(name[:55]), job=name) == 'pods "<pod>" is invalid'
+    assert steady(text.format(name[:55]), owner=name) == 'pods "<pod>" is invalid'
