@@ -8,7 +8,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from kubetune.api.containers import Image
 from kubetune.api.keyvalue import UNRESERVED, WELL_FORMED_LABELS, Annotations, LabelValue
-from kubetune.api.meta import Block, Check, cel, immutable, map_list, matches, rules
+from kubetune.api.meta import Block, Check, cel, immutable, map_list, matches, one_of, rules
 from kubetune.api.pod import PodTemplate, claims_are_there
 from kubetune.api.resources import ResourceRequirements
 from kubetune.api.source import Digest, JobName, ModelSource, ObjectName, PvcUri
@@ -87,14 +87,7 @@ class JobSelector(Block):
 class AdapterSource(Block):
     """Where an adapter comes from."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "[has(self.jobRef), has(self.jobSelector), has(self.uri)].filter(x, x).size() == 1",
-                "set exactly one of jobRef, jobSelector and uri",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of("jobRef", "jobSelector", "uri")))
 
     job_ref: AdapterJobRef | None = None
     """The artifact of this job."""
@@ -192,14 +185,7 @@ Share = Annotated[
 class DisruptionBudget(Block):
     """A policy/v1 PodDisruptionBudget for the serving pods."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "has(self.minAvailable) != has(self.maxUnavailable)",
-                "set exactly one of minAvailable and maxUnavailable",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of("minAvailable", "maxUnavailable")))
 
     min_available: Share | None = None
     """So many pods stay when nodes are drained."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from kubetune.api.meta import Block, Check, cel, map_list, matches, rules
+from kubetune.api.meta import Block, Check, cel, map_list, matches, one_of, rules
 from kubetune.api.source import ObjectName
 
 _RESERVED = ("KUBETUNE_", "KUBEFLOW_")
@@ -55,15 +55,7 @@ class FieldSelector(Block):
 class EnvVarSource(Block):
     """Where a value comes from."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "[has(self.secretKeyRef), has(self.configMapKeyRef), has(self.fieldRef)]"
-                ".filter(x, x).size() == 1",
-                "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of("secretKeyRef", "configMapKeyRef", "fieldRef")))
 
     secret_key_ref: KeySelector | None = None
     """A key of a Secret."""
@@ -113,14 +105,7 @@ class LocalObject(Block):
 class EnvFromSource(Block):
     """Every key of a Secret or ConfigMap as a variable. A variable that is set by name goes before."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "has(self.secretRef) != has(self.configMapRef)",
-                "set exactly one of secretRef and configMapRef",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of("secretRef", "configMapRef")))
 
     prefix: (
         Annotated[

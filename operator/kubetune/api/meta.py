@@ -38,6 +38,13 @@ def cel(rule: str, message: str, *, field_path: str | None = None) -> dict[str, 
     return out if field_path is None else {**out, "fieldPath": field_path}
 
 
+def one_of(*fields: str) -> dict[str, str]:
+    """Exactly one of these fields is set; after a name there may be a word on it: `from (a model)`."""
+    given = [f"has(self.{field.partition(' ')[0]})" for field in fields]
+    rule = " != ".join(given) if len(given) == 2 else f"[{', '.join(given)}].filter(x, x).size() == 1"
+    return cel(rule, f"set exactly one of {', '.join(fields[:-1])} and {fields[-1]}")
+
+
 def rules(*entries: dict[str, str]) -> dict[str, Any]:
     """Schema extra that attaches CEL rules to a model or a field."""
     return {"x-kubernetes-validations": list(entries)}

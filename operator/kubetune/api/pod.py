@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from kubetune.api.containers import Image, InitContainers, PullPolicy
 from kubetune.api.env import Env, EnvFrom
 from kubetune.api.keyvalue import UNRESERVED, Annotations, Labels
-from kubetune.api.meta import Block, cel, map_list, rules
+from kubetune.api.meta import Block, cel, map_list, one_of, rules
 from kubetune.api.placement import Affinity, Toleration, TopologySpreadConstraint
 from kubetune.api.security import ContainerSecurityContext, PodSecurityContext
 from kubetune.api.source import ObjectName, PartName
@@ -29,12 +29,7 @@ class PodResourceClaim(Block):
     """Devices by dynamic resource allocation."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
-                "set exactly one of resourceClaimName and resourceClaimTemplateName",
-            )
-        )
+        json_schema_extra=rules(one_of("resourceClaimName", "resourceClaimTemplateName"))
     )
 
     name: PartName

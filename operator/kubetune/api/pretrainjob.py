@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from kubetune.api.data import PretrainData
 from kubetune.api.lifecycle import Lifecycle, compute_is_fixed
-from kubetune.api.meta import Block, Check, cel, immutable, rules
+from kubetune.api.meta import Block, Check, cel, immutable, one_of, rules
 from kubetune.api.source import BaseSource
 from kubetune.api.training import Checkpoint, Compute, Output, PretrainTraining
 
@@ -15,12 +15,7 @@ class PretrainModel(Block):
     """What model to train."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "has(self.config) != has(self.from)",
-                "set exactly one of config (a new model) and from (a model to train on)",
-            )
-        )
+        json_schema_extra=rules(one_of("config (a new model)", "from (a model to train on)"))
     )
 
     config: Annotated[

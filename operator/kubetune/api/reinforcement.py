@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from kubetune.api.meta import Block, cel, map_list, rules
+from kubetune.api.meta import Block, map_list, one_of, rules
 from kubetune.api.source import RewardModel
 
 FunctionName = Literal["exact-match", "contains", "number", "json"]
@@ -24,14 +24,7 @@ class RewardFunction(Block):
 class Reward(Block):
     """How good an answer is."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                "has(self.model) != has(self.functions)",
-                "set exactly one of model (a reward model) and functions (rules)",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of("model (a reward model)", "functions (rules)")))
 
     model: RewardModel | None = None
     """A reward model: it reads prompt and answer."""

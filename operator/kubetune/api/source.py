@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api import uris
-from kubetune.api.meta import Block, cel, matches, rules
+from kubetune.api.meta import Block, cel, matches, one_of, rules
 from kubetune.api.uris import DNS_SUBDOMAIN
 
 DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -79,7 +79,7 @@ DIGEST_GOES_WITH_URI = cel(
 
 def _one_place(folder: str, made: str) -> dict[str, str]:
     """A source is a folder, or what a job made."""
-    return cel("has(self.uri) != has(self.jobRef)", f"set exactly one of uri ({folder}) and jobRef ({made})")
+    return one_of(f"uri ({folder})", f"jobRef ({made})")
 
 
 def _of_a_finetunejob(what: str) -> dict[str, str]:

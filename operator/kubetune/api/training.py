@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from kubetune.api.meta import Block, cel, rules
+from kubetune.api.meta import Block, cel, one_of, rules
 from kubetune.api.pod import PodTemplate, claims_are_there
 from kubetune.api.resources import ONE_GPU, ResourceRequirements
 from kubetune.api.source import ObjectName, PvcUri
@@ -54,7 +54,7 @@ class PretrainTraining(Optimisation):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel("has(self.maxSteps) != has(self.maxTokens)", "set exactly one of maxSteps and maxTokens"),
+            one_of("maxSteps", "maxTokens"),
             _WHOLE_STEPS,
         )
     )
@@ -70,7 +70,7 @@ class FineTuneTraining(Optimisation):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            cel("has(self.maxSteps) != has(self.epochs)", "set exactly one of maxSteps and epochs"),
+            one_of("maxSteps", "epochs"),
             _WHOLE_STEPS,
         )
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from kubetune.api.env import KeyName
-from kubetune.api.meta import Block, Check, cel, map_list, matches, rules
+from kubetune.api.meta import Block, Check, map_list, matches, one_of, rules
 from kubetune.api.resources import Quantity
 from kubetune.api.source import ObjectName, PartName
 
@@ -133,14 +133,7 @@ _KINDS = ("secret", "configMap", "emptyDir", "persistentVolumeClaim", "csi")
 class Volume(Block):
     """A volume. Folders of the node (hostPath) are not offered."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            cel(
-                f"[{', '.join(f'has(self.{kind})' for kind in _KINDS)}].filter(x, x).size() == 1",
-                "set exactly one of secret, configMap, emptyDir, persistentVolumeClaim and csi",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(one_of(*_KINDS)))
 
     name: PartName
     """Name, which volumeMounts refer to."""
