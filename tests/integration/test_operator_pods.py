@@ -54,6 +54,34 @@ def test_a_pod_that_one_node_refuses_gets_another_one(world: World) -> None:
     assert (status["attempts"], status["restarts"]) == (2, 1)
 
 
+# What a pod needs on its node.
+
+
+def test_what_keeps_a_pod_from_being_made_on_its_node_is_told(world: World) -> None:
+    busy = 'Multi-Attach error for volume "v": Volume is already used by pod(s) other'
+    world.pretrain("tiny", f"held-up FailedAttachVolume {busy}")
+    said = world.until_condition("tiny", "ResourcesReady", "FailedAttachVolume")
+    assert f"The pod does not start: {busy}" in said["message"]
+    assert ("Warning", "FailedAttachVolume") in world.events("tiny")
+    since = len(world.writes())
+    time.sleep(6)
+    assert world.writes(since) == [], "nothing new is nothing to write"
+    world.node.plays[world.namespace, "tiny"] = ["succeed"]
+    assert world.until_phase("tiny", "Succeeded")["attempts"] == 1
+
+
+def test_what_keeps_the_removal_of_files_from_starting_is_told(world: World) -> None:
+    world.node.reclaims[world.namespace, "tiny"] = "held-up FailedMount no such share"
+    world.pretrain("tiny", "succeed", output={"storageUri": "pvc://models", "reclaimPolicy": "Delete"})
+    world.until_phase("tiny", "Succeeded")
+    path = world.ours("PretrainJob", "tiny")
+    world.delete(path)
+    said = world.until_condition("tiny", "Reclaimed", "FailedMount", seconds=60)
+    assert "does not start: no such share" in said["message"]
+    world.node.reclaims[world.namespace, "tiny"] = "exit 0 removed"
+    eventually("it is gone", lambda: world.api.get(path) is None, seconds=60)
+
+
 # A container that others put beside the trainer.
 
 
@@ -187,6 +215,31 @@ def test_a_child_that_somebody_suspends_is_told_with_their_name(world: World) ->
     world.patch(job_path(world, child), {"spec": {"suspend": False}})
     world.node.plays[world.namespace, "tiny"] = ["succeed"]
     world.until_phase("tiny", "Succeeded")
+
+
+def test_a_child_whose_parallelism_somebody_takes_away_is_told(world: World) -> None:
+    world.pretrain("tiny", "run")
+    world.pod("tiny")
+    [child] = world.children("tiny")
+    world.patch(f"{job_path(world, child)}?fieldManager=bob", {"spec": {"parallelism": 0}})
+    said = world.until_condition("tiny", "ResourcesReady", "JobSuspended")
+    assert "spec.parallelism of 0 by bob" in said["message"]
+    world.patch(job_path(world, child), {"spec": {"parallelism": 1}})
+    world.node.plays[world.namespace, "tiny"] = ["succeed"]
+    world.until_phase("tiny", "Succeeded")
+
+
+# A policy that gives every Job a deadline.
+
+
+def test_a_deadline_that_others_give_a_child_counts(world: World) -> None:
+    world.pretrain("limited", "run", backoffLimit=0)
+    world.pod("limited")
+    [child] = world.children("limited")
+    world.patch(job_path(world, child), {"spec": {"activeDeadlineSeconds": 1}})
+    failure = world.until_phase("limited", "Failed", seconds=60)["failure"]
+    assert failure["reason"] == "BackoffLimitExceeded"
+    assert "Killed: The Job of the attempt has ended its pod: DeadlineExceeded" in failure["message"]
 
 
 # Attempts of long ago.

@@ -32,7 +32,8 @@ from kubetune.status.news import job_news
 log = logging.getLogger(__name__)
 
 SOON_SECONDS, LATE_SECONDS = 5.0, 30.0
-"""How often what is missing is looked for, at first and later: claims and ConfigMaps are not watched."""
+"""How often what is missing is looked for, at first and later: claims, ConfigMaps and events are not
+watched."""
 
 
 @dataclass(frozen=True)
@@ -257,9 +258,14 @@ def _of_unmet(observed: ObservedJob, status: JobStatus, now: datetime) -> float 
     """Seconds until the next look at what is missing, where something is."""
     last = observed.last
     if last and last.state == "Pending" and not last.held and (last.being_made or not last.has_pod):
-        return SOON_SECONDS
+        return _pause(now - last.created)
     if observed.resources.met and observed.dependencies.met is not None:
         return None
     unmet = [c for c in status.conditions if c.type in NEEDS and c.status != "True"]
     since = min((parse_timestamp(c.last_transition_time) for c in unmet), default=now)
-    return min(max((now - since).total_seconds() / 6, SOON_SECONDS), LATE_SECONDS)
+    return _pause(now - since)
+
+
+def _pause(waited: timedelta) -> float:
+    """Until the next look at what has been waited for so long."""
+    return min(max(waited.total_seconds() / 6, SOON_SECONDS), LATE_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from kubetune.api.labels import FINALIZER, RECLAIM_LABEL
 from kubetune.api.status import JobStatus
-from kubetune.controller.attempts import JOB_NAME_LABEL, why_no_pod
+from kubetune.controller.attempts import JOB_NAME_LABEL, why_no_pod, why_not_made
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import AlreadyExists, ApiError, NamespaceTerminating
 from kubetune.controller.events import record
@@ -23,6 +23,7 @@ from kubetune.desired.reclaim import folder_of, reclaim_job, users
 from kubetune.desired.volumes import locate
 from kubetune.status.ending import is_over
 from kubetune.status.reclaim import Left, reclaimed, says, terminating
+from kubetune.status.starting import Trouble, being_made
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,14 @@ class Reclaim:
         if not is_owned(job, self.resource):
             return Left("CreationRefused", f"Job {name} belongs to something else: delete it", warning=True)
         pods = await self._list("Pod", {JOB_NAME_LABEL: name})
-        refused = None if pods else await why_no_pod(self.client, job)
-        return reclaimed(job, pods, refused, folder_of(self.resource))
+        return reclaimed(job, pods, await self._held_up(job, pods), folder_of(self.resource))
+
+    async def _held_up(self, job: Object, pods: list[Object]) -> Trouble | None:
+        """What keeps the Job's pod from being made, where only events tell."""
+        if not pods:
+            return await why_no_pod(self.client, job)
+        uid = next((uid for pod in pods if (uid := being_made(pod))), None)
+        return await why_not_made(self.client, job["metadata"]["namespace"], uid) if uid else None
 
     async def _find(self, kind: str, name: str) -> Object | None:
         return await self.client.find(kind, self.resource["metadata"]["namespace"], name)

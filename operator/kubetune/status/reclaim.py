@@ -24,14 +24,14 @@ class Left:
 
 
 def reclaimed(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], refused: Trouble | None, folder: str
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], held_up: Trouble | None, folder: str
 ) -> Left | None:
     """What the Job that removes the files says; None when it has done so.
 
     Args:
         job: the Job.
         pods: its pods.
-        refused: why it has none, if that is so.
+        held_up: why it has none, or why they are not made, by their events.
         folder: URI of what it removes.
     """
     ended = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
@@ -47,7 +47,7 @@ def reclaimed(
             warning=True,
         )
     found = (trouble_of(pod, RECLAIM_CONTAINER) for pod in pods)
-    trouble = next((t for t in found if t), refused)
+    trouble = next((t for t in found if t), held_up)
     if trouble:
         return Left(
             trouble.reason,
