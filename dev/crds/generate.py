@@ -15,6 +15,7 @@ from dev.crds.reference import reference
 from dev.crds.schema import structural
 from kubetune.api.kinds import KINDS, Column, Kind
 from kubetune.api.meta import GROUP, VERSION
+from kubetune.api.status import NEVER_OBSERVED
 
 PLAIN = Path("crds")
 CHART = Path("charts/kubetune/files/crds")
@@ -74,7 +75,10 @@ def _schema(kind: Kind) -> dict[str, Any]:
             "kind": {"type": "string", "description": kind.name},
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": structural(kind.spec),
-            "status": structural(kind.status, defaults=False),
+            "status": {
+                **structural(kind.status, defaults=False),
+                "default": {"observedGeneration": NEVER_OBSERVED},
+            },
         },
     }
 

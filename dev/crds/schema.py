@@ -37,7 +37,7 @@ def structural(model: type[BaseModel], *, defaults: bool = True) -> dict[str, An
 
     Args:
         model: The model.
-        defaults: Whether the API server fills in defaults. A status has none: it says only what was observed.
+        defaults: Whether the API server fills in defaults. Fields of a status have none: it says what was observed.
     """
     schema = model.model_json_schema(by_alias=True, schema_generator=_Structural)
     definitions = schema.pop("$defs", {})

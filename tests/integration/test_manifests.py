@@ -9,6 +9,7 @@ import pytest
 from kubetune.api.kinds import KINDS
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.golden import Golden
+from tests.fixtures.kstatus import kstatus
 from tests.fixtures.manifests import FOLDER, GOOD, dump, load, merge, minimal
 
 pytestmark = pytest.mark.integration
@@ -70,6 +71,17 @@ def test_good_manifest_is_stored_whole_with_the_defaults_of_the_models(
     stored = crds.get(manifest["kind"], manifest["metadata"]["name"], f"--namespace={namespace}")
     assert contains(stored["spec"], manifest["spec"])
     assert stored["spec"] == SPECS[manifest["kind"]].model_validate(manifest["spec"]).wire()
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_resource_that_nobody_has_looked_at_is_in_progress(
+    crds: Cluster, namespace: str, kind: str
+) -> None:
+    given = merge(minimal(kind), {"status": {"observedGeneration": 1}})
+    crds.apply(dump(given), f"--namespace={namespace}")
+    stored = crds.get(kind, given["metadata"]["name"], f"--namespace={namespace}")
+    assert stored["status"] == {"observedGeneration": -1}
+    assert kstatus(stored) == ("InProgress", "not observed yet")
 
 
 @pytest.mark.parametrize(("kind", "case", "patch"), BAD, ids=ids)

@@ -22,6 +22,11 @@ JobPhase = Literal[
 SetPhase = Literal["Pending", "WaitingForDependency", "Progressing", "Ready", "ScaledToZero", "Degraded"]
 
 
+NEVER_OBSERVED = -1
+"""The observedGeneration that the API server gives a new resource, so that kstatus does not take it for
+Current before the operator has looked at it, or while there is none."""
+
+
 class Condition(Block):
     """A meta/v1 Condition."""
 

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from kubetune.api.meta import Block
-from kubetune.api.status import Condition, find
+from kubetune.api.status import NEVER_OBSERVED, Condition, find
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import ApiError, Unavailable
 from kubetune.controller.events import record
@@ -85,9 +85,11 @@ class Synced:
         if judged:
             # Of a new resource nothing has been said yet: it is under way, for all that is known.
             kept = [*(kept or health("InProgress", judged)), judged]
-        generation = resource.get("status", {}).get("observedGeneration")
+        generation = resource.get("status", {}).get("observedGeneration", NEVER_OBSERVED)
+        if generation == NEVER_OBSERVED:  # the first look is this one
+            generation = resource["metadata"]["generation"]
         now = conditions(kept, [c for c in before if judged or c.type != SYNCED], generation, self._clock())
-        await write_conditions(self._client, resource, now)
+        await write_conditions(self._client, resource, now, generation)
 
 
 def _told(error: Exception) -> tuple[str, str]:

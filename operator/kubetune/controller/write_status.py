@@ -31,9 +31,12 @@ async def write_status(client: Client, resource: Object, previous: Block, status
     return bool(changed)
 
 
-async def write_conditions(client: Client, resource: Object, found: Sequence[Condition]) -> None:
-    """Apply other conditions, and all else as it was read."""
-    status = {**resource.get("status", {}), "conditions": [condition.wire() for condition in found]}
+async def write_conditions(
+    client: Client, resource: Object, found: Sequence[Condition], generation: int
+) -> None:
+    """Apply other conditions, which are about a generation of the spec, and all else as it was read."""
+    told = {"conditions": [condition.wire() for condition in found], "observedGeneration": generation}
+    status = {**resource.get("status", {}), **told}
     fields = {name: value for name, value in status.items() if name not in REPORTED}
     await client.apply_status(resource, fields)
 

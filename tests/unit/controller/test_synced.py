@@ -75,8 +75,9 @@ async def test_a_refusal_is_told_once_with_its_words_and_taken_back():
     assert found.failing() == Counter()
 
 
-async def test_a_new_resource_is_in_progress():
-    server = Server()
+@pytest.mark.parametrize("given", [{}, {"observedGeneration": -1}], ids=repr)
+async def test_a_new_resource_is_in_progress(given: dict[str, Any]):
+    server = Server(**given)
     await telling(server).failed(KEY, WEBHOOK)
     assert server.conditions() == {
         "Ready": "False", "Reconciling": "True", "Stalled": "False", "Synced": "False"
