@@ -9,6 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from kubetune.gateway.chat import refuse_template
+from kubetune.gateway.ending import stop_at
 from kubetune.gateway.engine import EngineClient, EngineDown, EngineSlow
 from kubetune.gateway.errors import BadRequest, NotHere, RequestFailed, ServiceUnavailable, in_openai_form
 from kubetune.gateway.fleet import Fleet
@@ -90,6 +91,8 @@ class Api:
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["Content-Type"] = "application/json"
         body["model"] = version.engine_name
+        if version.end is not None:
+            stop_at(body, version.end)
         if request.path == CHAT:
             refuse_template(body)
             if version.chat_template:

@@ -5,16 +5,14 @@ The engine renders chats in the base's template. What an adapter brings is sent 
 templates are refused.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.table import AdapterReason
 from kubetune.gateway.errors import BadRequest
-from kubetune.gateway.refused import AdapterRefused
+from kubetune.gateway.tokenizer_config import token, tokenizer_config, unreadable
 
-_TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+_TEMPLATE = "chat_template.jinja"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 _DEFAULT, _WITH_TOOLS = "default", "tool_use"
 
@@ -56,16 +54,14 @@ def chat_template(adapter: Path, base: Path) -> ChatTemplate | None:
     Raises:
         AdapterRefused: it cannot be read.
     """
-    config, of_base = _config(adapter), _config(base, strict=False)
+    config, of_base = tokenizer_config(adapter), tokenizer_config(base, strict=False)
     texts = _texts(adapter, config)
     if _DEFAULT not in texts:
         return None
     tokens = {
-        name: token
+        name: text
         for name in _SPECIAL
-        if (token := _token(config, name))
-        and token != _token(of_base, name)
-        and name in "".join(texts.values())
+        if (text := token(config, name)) and text != token(of_base, name) and name in "".join(texts.values())
     }
     if not tokens and texts == _texts(base, of_base):
         return None
@@ -78,7 +74,7 @@ def _texts(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         try:
             return {_DEFAULT: (folder / _TEMPLATE).read_text(encoding="utf-8")}
         except UnicodeDecodeError as error:
-            raise _unreadable(_TEMPLATE, error) from error
+            raise unreadable(_TEMPLATE, error) from error
     found = config.get("chat_template")
     if isinstance(found, str):
         return {_DEFAULT: found}
@@ -88,25 +84,3 @@ def _texts(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         for entry in entries
         if isinstance(entry, dict) and {"name", "template"} <= entry.keys()
     }
-
-
-def _config(folder: Path, *, strict: bool = True) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / _TOKENIZER).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        if strict:
-            raise _unreadable(_TOKENIZER, error) from error
-        return {}  # the engine says what is wrong with the base
-    return config if isinstance(config, dict) else {}
-
-
-def _token(config: dict[str, Any], name: str) -> str | None:
-    token = config.get(name)
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
-
-
-def _unreadable(name: str, error: Exception) -> AdapterRefused:
-    return AdapterRefused(AdapterReason.UNSUPPORTED, f"{name} cannot be read: {error}. Remove or restore it")

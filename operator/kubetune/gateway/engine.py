@@ -124,6 +124,16 @@ class EngineClient:
         body = {"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}
         await self._call("POST", "/v1/completions", body=body, within=_GENERATE_SECONDS)
 
+    async def tokenize(self, text: str) -> list[int]:
+        """What the base's tokenizer makes of a text.
+
+        Raises:
+            EngineDown, EngineSlow, EngineFailed
+        """
+        body = {"prompt": text, "add_special_tokens": False}
+        answer = await self._call("POST", "/tokenize", body=body, within=_LOAD_SECONDS)
+        return list(answer["tokens"])
+
     async def load(self, name: str, path: str) -> None:
         """Load an adapter. The engine has copied it to its memory when this returns.
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from kubetune.api.table import AdapterReason, TableAdapter
+from kubetune.gateway.ending import one_token, own_end
 from kubetune.gateway.engine import EngineClient, EngineFailed, EngineSlow
 from kubetune.gateway.metrics import Metrics
 from kubetune.gateway.prepare import prepare
@@ -87,6 +88,23 @@ class Loader:
             raise _refused(error) from error
         self.metrics.load_seconds.observe(time.monotonic() - started)
         return path
+
+    async def end_of(self, copy: Path, base: Path) -> int | None:
+        """The token that ends an adapter's answers, where it is another than the base's.
+
+        Raises:
+            AdapterRefused: it is no token of the base, or cannot be told.
+            EngineDown: the engine went away.
+        """
+        end = await asyncio.to_thread(own_end, copy, base)
+        if end is None:
+            return None
+        try:
+            return one_token(end, await self.engine.tokenize(end))
+        except EngineSlow as error:
+            raise AdapterRefused(AdapterReason.ENGINE_ERROR, f"the engine did not answer: {error}") from error
+        except EngineFailed as error:
+            raise _refused(error) from error
 
 
 def _refused(error: EngineFailed) -> AdapterRefused:

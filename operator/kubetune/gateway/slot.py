@@ -199,12 +199,13 @@ class Slot:
             self._busy_names.add(adapter.loaded_name)
             try:
                 path = await self._loader.load(adapter, limits)
+                template = await asyncio.to_thread(chat_template, path, limits.base_path)
+                end = await self._loader.end_of(path, limits.base_path)
             finally:
                 self._busy_names.discard(adapter.loaded_name)
             if self._loader.watch.epoch != epoch:
                 raise EngineDown("the engine restarted while it loaded an adapter")
-            template = await asyncio.to_thread(chat_template, path, limits.base_path)
-            version = Version(self.name, adapter.loaded_name, adapter, path, template)
+            version = Version(self.name, adapter.loaded_name, adapter, path, template, end)
             self._loaded[adapter.digest] = version
             _log.info("loaded %s", adapter.loaded_name)
             return version

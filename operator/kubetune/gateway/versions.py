@@ -22,6 +22,8 @@ class Version:
     """The verified copy; None for the base."""
     chat_template: ChatTemplate | None = None
     """What chats are written in; None: the base's."""
+    end: int | None = None
+    """A token that ends answers as the base's own does; None: no other does."""
     requests: InFlight = field(default_factory=InFlight)
     """It is not unloaded while there are any."""
     retiring: bool = False

@@ -26,6 +26,8 @@ class EngineDouble:
         self.fail_loads = 0
         self.fail_with = (500, "Call to add_lora method failed: out of memory")
         self.fail_generation = False
+        self.vocabulary: dict[str, int] = {}
+        """Ids of whole tokens; other texts fall into their characters."""
         self.hang = False
         self.drop: list[str] = []
         """Paths whose next requests find their connection closed, unanswered."""
@@ -49,6 +51,7 @@ class EngineDouble:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
+        app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.middlewares.append(self._may_drop)
@@ -108,6 +111,11 @@ class EngineDouble:
             return _error(404, f"The lora adapter '{name}' cannot be found.")
         del self.adapters[name]
         return web.Response(text="Success")
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        text = (await request.json())["prompt"]
+        ids = [self.vocabulary[text]] if text in self.vocabulary else [ord(letter) for letter in text]
+        return web.json_response({"tokens": ids, "count": len(ids)})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
