@@ -57,7 +57,8 @@ _UNRESERVED_ARGS = Check(
 _VALUE_OF_ITS_OWN = re.compile("-[^=]*[.][^=]*")
 _WHOLE_ARGS = Check(
     "self.size() == 0 || !self[self.size() - 1].matches(r'^-[^=]*[.][^=]*$')",
-    "the last argument lacks its value, and would take the one after it for that: write --flag.key=value",
+    "the last argument has no value and would take the next one, set by kubetune, as its value: write "
+    "--flag.key=value",
     lambda args: not args or not _VALUE_OF_ITS_OWN.fullmatch(args[-1]),
 )
 
@@ -133,7 +134,7 @@ class Engine(Block):
         _UNRESERVED_ARGS,
         _WHOLE_ARGS,
     ] = []
-    """Extra arguments of the engine, for example --max-model-len=512. What kubetune sets itself is
+    """Extra arguments of the engine, for example --max-model-len=512. Arguments that kubetune sets itself are
     refused."""
     resources: ResourceRequirements | None = None
     """Resources of the engine container. More than one GPU is used only with args that say how, for example
@@ -153,8 +154,8 @@ class Gateway(Block):
     """The gateway, which stands before the engine in every pod, and the check of the base before both."""
 
     resources: ResourceRequirements | None = None
-    """Resources of each of the two containers. What is said of a resource replaces its default: 100m of CPU
-    and 128Mi of memory are requested, at most 2 CPUs and 1Gi used."""
+    """Resources of each of the two containers. Default: requests of 100m CPU and 128Mi memory, limits of 2
+    CPUs and 1Gi. A resource named here replaces both its default request and its default limit."""
 
 
 class ServiceTemplate(Block):
@@ -188,9 +189,9 @@ class DisruptionBudget(Block):
     model_config = ConfigDict(json_schema_extra=rules(one_of("minAvailable", "maxUnavailable")))
 
     min_available: Share | None = None
-    """So many pods stay when nodes are drained."""
+    """Pods that must stay available while nodes are drained."""
     max_unavailable: Share | None = None
-    """So many pods may be missing while nodes are drained."""
+    """Pods that may be unavailable while nodes are drained."""
 
 
 class AdapterSetSpec(Block):

@@ -28,8 +28,8 @@ Words = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length
 
 
 class InitContainer(Block):
-    """A container of your own. It runs to its end before ours start; with restartPolicy: Always it is a
-    sidecar, which starts before ours and is ended after them."""
+    """A container of your own. It runs to its end before kubetune's containers start. With restartPolicy:
+    Always it is a sidecar, which starts before them and is ended after them."""
 
     name: PartName
     """Name of the container."""
@@ -50,11 +50,11 @@ class InitContainer(Block):
     resources: ResourceRequirements | None = None
     """Compute resources."""
     volume_mounts: VolumeMounts | None = None
-    """Where it sees the pod template's volumes."""
+    """Where the pod template's volumes are mounted."""
     restart_policy: Literal["Always"] | None = None
     """Always: a sidecar."""
     security_context: ContainerSecurityContext | None = None
-    """User and powers."""
+    """User and privileges."""
 
 
 InitContainers = Annotated[

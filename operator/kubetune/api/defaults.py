@@ -1,4 +1,5 @@
-"""What the chart says of all pods that the operator makes. What a job or an AdapterSet says goes before."""
+"""The chart's defaults for all pods that the operator makes. What a job or an AdapterSet sets itself takes
+precedence."""
 
 from kubetune.api.env import Env
 from kubetune.api.keyvalue import Labels
@@ -11,10 +12,10 @@ USER = 65532
 
 
 class ContainerDefaults(Block):
-    """Of one kind of container."""
+    """Defaults of one kind of container."""
 
     resources: ResourceRequirements | None = None
-    """Compute resources. What is said of a resource replaces kubetune's own default of it."""
+    """Compute resources. A resource named here replaces kubetune's own default request and limit of it."""
     env: Env = []
     """Extra environment variables."""
 
@@ -23,7 +24,7 @@ NOTHING_SAID = ContainerDefaults()
 
 
 class PodDefaults(Block):
-    """Of training, serving and reclaim pods."""
+    """Defaults of training, serving and reclaim pods."""
 
     run_as_user: Id | None = USER
     """User, group and fsGroup; None: none is set, so that the platform assigns them."""
@@ -34,10 +35,10 @@ class PodDefaults(Block):
     image_pull_secrets: PullSecrets = []
     """Secrets for the registry; each namespace needs its own."""
     trainer: ContainerDefaults = NOTHING_SAID
-    """Of the container of a training pod."""
+    """For the trainer of a training pod."""
     engine: ContainerDefaults = NOTHING_SAID
-    """Of the engine of a serving pod."""
+    """For the engine of a serving pod."""
     gateway: ContainerDefaults = NOTHING_SAID
-    """Of the gateway of a serving pod, and of the check of the base."""
+    """For the gateway of a serving pod, and for the check of its base."""
     reclaim: ContainerDefaults = NOTHING_SAID
-    """Of the container that removes a deleted job's files."""
+    """For the container that removes a deleted job's files."""

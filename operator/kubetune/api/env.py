@@ -38,7 +38,7 @@ class KeySelector(Block):
     key: KeyName
     """The key."""
     optional: bool | None = None
-    """true: without it the pod starts all the same, and the variable is not set."""
+    """true: the pod starts even if it is missing, and the variable is not set."""
 
 
 class FieldSelector(Block):
@@ -99,11 +99,11 @@ class LocalObject(Block):
     name: ObjectName
     """Its name."""
     optional: bool | None = None
-    """true: without it the pod starts all the same."""
+    """true: the pod starts even if it is missing."""
 
 
 class EnvFromSource(Block):
-    """Every key of a Secret or ConfigMap as a variable. A variable that is set by name goes before."""
+    """Every key of a Secret or ConfigMap as a variable. A variable that is set by name takes precedence."""
 
     model_config = ConfigDict(json_schema_extra=rules(one_of("secretRef", "configMapRef")))
 

@@ -32,7 +32,7 @@ class Reason(StrEnum):
     POD_REJECTED = "PodRejected"
     POD_FAILED = "PodFailed"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
-    # Of an attempt that cannot start, and does by itself once that is mended.
+    # An attempt cannot start yet. It starts by itself once the cause is gone.
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     UNSCHEDULABLE = "Unschedulable"

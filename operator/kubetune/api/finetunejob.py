@@ -21,14 +21,14 @@ class Lora(Block):
             cel(
                 "size(self.targetModules) > 0"
                 " || (has(self.targetParameters) && size(self.targetParameters) > 0)",
-                "nothing is named that gets an adapter: name layers in targetModules, or weights of experts "
+                "no layer would get an adapter: name layers in targetModules, or weights of experts "
                 "in targetParameters",
                 field_path=".targetModules",
             ),
             cel(
                 "!has(self.targetParameters) || size(self.targetParameters) == 0"
                 " || (self.dropout == 0.0 && self.variant != 'dora')",
-                "experts are adapted without dropout and without dora: set dropout to 0 and variant to lora "
+                "adapters of experts allow neither dropout nor dora: set dropout to 0 and variant to lora "
                 "or rslora, or remove targetParameters",
                 field_path=".targetParameters",
             ),
@@ -43,14 +43,14 @@ class Lora(Block):
     """Dropout on the adapter's input."""
     variant: Literal["lora", "rslora", "dora"] = "lora"
     """rslora: scaled so that high ranks learn as fast as low ones (Kalajdzievski 2023); dora: the magnitude
-    of each output is trained apart from its direction (Liu et al. 2024); slower, and vLLM does not serve
-    it."""
+    of each output is trained separately from its direction (Liu et al. 2024), which is slower and cannot be
+    served by vLLM."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=253)]],
         Field(max_length=64, json_schema_extra=SET_LIST),
     ] = ["all-linear"]
-    """Names of the layers that get an adapter; all-linear: every linear layer of the language model but the
-    output head and the routers of a mixture of experts."""
+    """Names of the layers that get an adapter. all-linear: every linear layer of the language model except
+    the output head and the routers of a mixture of experts."""
     target_parameters: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=253)]],
@@ -58,9 +58,9 @@ class Lora(Block):
         ]
         | None
     ) = None
-    """Names of experts' stacked weights that get an adapter, as by peft (mlp.experts.gate_up_proj,
-    mlp.experts.down_proj), each expert one of its own. Default: with targetModules all-linear all of them,
-    else none; an empty list: none."""
+    """Names, as in peft, of the experts' stacked weights that get an adapter (mlp.experts.gate_up_proj,
+    mlp.experts.down_proj). Each expert gets an adapter of its own. Default: all of them if targetModules is
+    all-linear, else none. An empty list means none."""
 
 
 class Quantization(Block):
@@ -77,10 +77,10 @@ class PromptTuning(Block):
     PromptTuningConfig."""
 
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] = 20
-    """How many. They take room of the model's context: data.sequenceLength and they must fit it together."""
+    """Number of virtual tokens. Together with data.sequenceLength they must fit into the model's context."""
     init_text: Annotated[str, Field(max_length=4096)] = ""
-    """They begin as the embeddings of this text's tokens, repeated or cut to virtualTokens. A text that names
-    the task or its answers works best. Default: random ones of the 5,000 most common tokens."""
+    """Text from whose token embeddings the virtual tokens start, repeated or cut to virtualTokens. A text
+    that names the task or its answers works best. Default: random ones of the 5,000 most common tokens."""
 
 
 LORA_METHODS = ("lora", "qlora")
@@ -96,16 +96,17 @@ class Dpo(Block):
 
 
 class Classification(Block):
-    """A head that tells classes of text apart."""
+    """A head that predicts the class of a text."""
 
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: an example of class c counts N / (K N_c) times in the loss, N examples of K classes being
-    trained on, so that every class has the same weight however rare it is."""
+    """balanced: an example of class c has weight N / (K N_c) in the loss, where N examples of K classes are
+    trained on and N_c of them are of class c. So every class counts alike, however rare it is."""
 
 
 class FineTuneJobSpec(Lifecycle):
-    """What to adapt, to what, and where to put it. That is immutable: a new run is a new object. suspend,
-    backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
+    """What to adapt, to which data, and where to write the result. These fields are immutable: a new run is a
+    new object. suspend, backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any
+    time, compute while the job is suspended."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -139,12 +140,12 @@ class FineTuneJobSpec(Lifecycle):
             ),
             cel(
                 "!has(self.adapter) || !has(self.lora)",
-                "rank, alpha, dropout and targetModules are those of the adapter: remove lora or adapter",
+                "the adapter has its own rank, alpha, dropout and targetModules: remove lora or adapter",
                 field_path=".lora",
             ),
             cel(
                 "!has(self.adapter) || !has(self.promptTuning)",
-                "the virtual tokens are those of the adapter: remove promptTuning or adapter",
+                "the adapter has its own virtual tokens: remove promptTuning or adapter",
                 field_path=".promptTuning",
             ),
             cel(
@@ -159,20 +160,21 @@ class FineTuneJobSpec(Lifecycle):
     base_model: BaseSource
     """The model to start from: full weights."""
     adapter: AdapterStart | None = None
-    """A former adapter of this base whose training goes on. It is left as it is. lora and qlora: a LoRA
-    adapter; rank, alpha, dropout and target modules are its own, and the result is a new adapter of the same
-    base. prompt-tuning: virtual tokens, likewise. full: a LoRA adapter, merged into the base before every
-    weight is trained."""
+    """An adapter of this base to continue from. It is not changed itself. lora and qlora: a LoRA adapter; its
+    rank, alpha, dropout and target modules apply, and the result is a new adapter of the same base.
+    prompt-tuning: virtual tokens, likewise. full: a LoRA adapter, merged into the base before every weight is
+    trained."""
     stage: Literal["sft", "domain", "dpo", "reward", "ppo", "grpo", "classification"] = "sft"
-    """sft: supervised fine-tuning on examples; domain: learn the texts of a field, as in pretraining; dpo:
-    direct preference optimisation on pairs of answers; reward: a head on the base tells, by one number, how
-    good an answer is, learned from pairs of answers; ppo and grpo: the model answers prompts and learns from
-    the rewards of its answers, by proximal policy optimisation or by comparing several answers to one prompt;
-    classification: a head on the base, an encoder or a causal language model, tells classes of text apart."""
+    """sft: supervised fine-tuning on examples; domain: continue pretraining on the texts of a field; dpo:
+    direct preference optimisation on pairs of answers; reward: train a head on the base that scores an answer
+    by one number, from pairs of answers; ppo and grpo: the model answers prompts and learns from the rewards
+    of its answers, by proximal policy optimisation or by comparing several answers to one prompt;
+    classification: train a head on the base (an encoder or a causal language model) that predicts the class
+    of a text."""
     method: Literal["lora", "qlora", "full", "prompt-tuning"] = "lora"
     """lora: train a small adapter; qlora: the same on a base held in 4 bits; full: train every weight;
-    prompt-tuning: train virtual tokens that stand before every example or document, which no AdapterSet
-    serves."""
+    prompt-tuning: train virtual tokens that stand before every example or document. An AdapterSet does not
+    serve virtual tokens."""
     lora: Lora | None = None
     """Settings of methods lora and qlora. When absent, those of `adapter` if one is named, else the
     defaults."""

@@ -73,7 +73,7 @@ PRETRAIN_JOB = Kind(
     name="PretrainJob",
     plural="pretrainjobs",
     short="ptj",
-    description="Trains a base model from scratch, or trains one on.",
+    description="Trains a base model from scratch, or continues the training of one.",
     spec=PretrainJobSpec,
     status=JobStatus,
     columns=(
@@ -132,8 +132,8 @@ ADAPTER_SET = Kind(
     status=AdapterSetStatus,
     columns=(
         _PHASE,
-        Column("READY", ".status.ready", "Ready pods of desired ones"),
-        Column("LOADED", ".status.loaded", "Adapters served by every desired pod, of those in the spec"),
+        Column("READY", ".status.ready", "Ready pods / desired pods"),
+        Column("LOADED", ".status.loaded", "Adapters served by every desired pod / adapters in the spec"),
         Column("BASE", ".spec.baseModel.name", "Name of the base model"),
         _AGE,
         Column("ENDPOINT", ".status.endpoint", "URL inside the cluster", wide=True),

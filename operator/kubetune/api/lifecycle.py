@@ -13,16 +13,17 @@ class Lifecycle(Block):
     """Settings of batch/v1 Job that both training jobs have, with the meaning that they have there."""
 
     suspend: bool = False
-    """true: save a checkpoint, end the pods and wait. Set back to false, the run goes on from the checkpoint.
-    compute may be changed meanwhile."""
+    """true: save a checkpoint, end the pods and wait. When it is set back to false, the run continues from
+    the checkpoint. compute may be changed meanwhile."""
     backoff_limit: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often a run that died for a reason that may pass is restarted from its newest checkpoint."""
+    """How often a run that failed for a reason that may be temporary is restarted from its newest
+    checkpoint."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=MOST_SECONDS)] | None = None
-    """Longest time that the pods of all attempts may run together, counted from when a node has taken them:
-    waiting for a node or being suspended does not count. A job that needs longer is Failed."""
+    """Longest time that the pods of all attempts may run, taken together. A pod's time begins when a node
+    takes it: waiting for a node, or being suspended, does not count. A job that needs longer fails."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MOST_SECONDS)] | None = None
-    """Delete the job so long after it succeeded or failed. What it wrote is kept or deleted by
-    output.reclaimPolicy. Default: keep it."""
+    """Delete the job this many seconds after it succeeded or failed. output.reclaimPolicy decides whether its
+    files are deleted, too. Default: the job is kept."""
 
 
 def compute_is_fixed(kind: str) -> dict[str, str]:

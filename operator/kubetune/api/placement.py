@@ -83,7 +83,7 @@ class PreferredSchedulingTerm(Block):
     """Nodes that are preferred."""
 
     weight: Annotated[int, Field(ge=1, le=100)]
-    """How much, against other preferences."""
+    """Weight of this preference among the others."""
     preference: NodeSelectorTerm
     """Which nodes."""
 
@@ -131,7 +131,7 @@ class LabelSelector(Block):
 
 
 TopologyKey = LabelKey
-"""Label of nodes: those with the same value are one place."""
+"""Node label whose values define the domains: nodes with the same value form one domain."""
 
 
 class PodAffinityTerm(Block):
@@ -140,7 +140,7 @@ class PodAffinityTerm(Block):
     label_selector: LabelSelector
     """Which pods."""
     topology_key: TopologyKey
-    """Label of nodes: those with the same value are one place."""
+    """Node label whose values define the domains: nodes with the same value form one domain."""
     namespaces: Annotated[list[PartName], Field(max_length=8, json_schema_extra=SET_LIST)] | None = None
     """Namespaces of these pods. Default: the pod's own."""
 
@@ -149,7 +149,7 @@ class WeightedPodAffinityTerm(Block):
     """A preference."""
 
     weight: Annotated[int, Field(ge=1, le=100)]
-    """How much, against other preferences."""
+    """Weight of this preference among the others."""
     pod_affinity_term: PodAffinityTerm
     """Near or far from which pods."""
 
@@ -182,15 +182,15 @@ class TopologySpreadConstraint(Block):
     """A core/v1 TopologySpreadConstraint."""
 
     max_skew: Annotated[int, Field(ge=1, le=1000)]
-    """By how many the numbers of pods in two places may differ."""
+    """Largest difference between the numbers of pods in two domains."""
     topology_key: TopologyKey
-    """Label of nodes: those with the same value are one place."""
+    """Node label whose values define the domains: nodes with the same value form one domain."""
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
-    """What becomes of a pod that would break it."""
+    """What happens to a pod that would violate the constraint."""
     label_selector: LabelSelector | None = None
     """Which pods are counted. Default: those of the same job or AdapterSet."""
     min_domains: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Least number of places; goes with DoNotSchedule."""
+    """Least number of domains; goes with DoNotSchedule."""
     node_affinity_policy: Literal["Honor", "Ignore"] | None = None
     """Whether only nodes count that nodeSelector and affinity allow. Default: Honor."""
     node_taints_policy: Literal["Honor", "Ignore"] | None = None

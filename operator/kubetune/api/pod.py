@@ -33,15 +33,15 @@ class PodResourceClaim(Block):
     )
 
     name: PartName
-    """Name, which the claims of a container's resources refer to."""
+    """Name by which a container's resources.claims refer to it."""
     resource_claim_name: ObjectName | None = None
     """A ResourceClaim of the same namespace."""
     resource_claim_template_name: ObjectName | None = None
-    """A ResourceClaimTemplate of the same namespace, of which each pod gets a claim of its own."""
+    """A ResourceClaimTemplate of the same namespace, from which each pod gets a claim of its own."""
 
 
 def _mounts(of: str) -> str:
-    """A rule: what is mounted is there."""
+    """CEL: every volume that is mounted is in volumes."""
     return (
         f"!has({of}.volumeMounts) || {of}.volumeMounts.all(m, has(self.volumes)"
         " && self.volumes.exists(v, v.name == m.name))"
@@ -75,8 +75,8 @@ class PodTemplate(Block):
     tolerations: Tolerations | None = None
     """Taints that are tolerated."""
     affinity: Affinity | None = None
-    """What nodeSelector cannot say: one of several labels, a number above a bound, a preference; near or far
-    from other pods."""
+    """What nodeSelector cannot express: one of several labels, a number above a bound, a preference, a place
+    near other pods or far from them."""
     topology_spread_constraints: Annotated[list[TopologySpreadConstraint], Field(max_length=8)] | None = None
     """How pods are spread over zones or nodes."""
     priority_class_name: ObjectName | None = None
@@ -92,27 +92,27 @@ class PodTemplate(Block):
     image_pull_secrets: PullSecrets | None = None
     """Secrets for the registry."""
     env: Env | None = None
-    """Extra environment variables of the trainer, in an AdapterSet of the engine."""
+    """Extra environment variables of the trainer (in an AdapterSet: of the engine)."""
     env_from: EnvFrom | None = None
     """Secrets and ConfigMaps whose keys become variables of that container."""
     volumes: Volumes | None = None
     """Extra volumes."""
     volume_mounts: VolumeMounts | None = None
-    """Where the trainer, in an AdapterSet the engine, sees them."""
+    """Where they are mounted in the trainer (in an AdapterSet: in the engine)."""
     security_context: PodSecurityContext | None = None
     """User, groups and seccomp profile of the pods."""
     container_security_context: ContainerSecurityContext | None = None
-    """User and powers of the trainer, in an AdapterSet of the engine."""
+    """User and privileges of the trainer (in an AdapterSet: of the engine)."""
     init_containers: InitContainers | None = None
     """Containers of your own, which run before ours or, as sidecars, beside them."""
     resource_claims: (
         Annotated[list[PodResourceClaim], Field(max_length=8, json_schema_extra=map_list("name"))] | None
     ) = None
-    """Devices by dynamic resource allocation. A container gets them by the claims of its resources."""
+    """Devices by dynamic resource allocation. A container uses one by naming it in its resources.claims."""
 
 
 def claims_are_there(resources: str) -> dict[str, str]:
-    """A rule of a block with a podTemplate: what a container claims is a claim of the pod.
+    """The CEL rule that every claim named by a container's resources is in podTemplate.resourceClaims.
 
     Args:
         resources: the field with the container's resources.

@@ -1,4 +1,4 @@
-"""PretrainJob: train a base model from scratch, or train one on."""
+"""PretrainJob: train a base model from scratch, or continue the training of one."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ class PretrainModel(Block):
     """What model to train."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(one_of("config (a new model)", "from (a model to train on)"))
+        json_schema_extra=rules(one_of("config (a new model)", "from (a model whose training continues)"))
     )
 
     config: Annotated[
@@ -36,8 +36,9 @@ class PretrainModel(Block):
     num_hidden_layers: 4, ...}. vocab_size and special token ids are filled in from the tokenizer. A null
     needs `kubectl apply --server-side`: the client-side one drops it."""
     from_: Annotated[BaseSource | None, Field(alias="from")] = None
-    """Train every weight of this model on, with its own tokenizer: a causal language model, with objective
-    mlm a masked one. A learning rate of a tenth of that from scratch is usual."""
+    """Continue the training of every weight of this model, with its own tokenizer. It must be a causal
+    language model, or with objective mlm a masked one. A learning rate of a tenth of that from scratch is
+    usual."""
 
 
 class TokenizerTraining(Block):
@@ -55,18 +56,19 @@ class Tokenizer(Block):
 
 
 class Mlm(Block):
-    """What is hidden from an encoder (Devlin et al. 2019): of the chosen tokens 80% become [MASK], 10% some
-    other token, 10% stay."""
+    """Which tokens an encoder must predict (Devlin et al. 2019): of the chosen tokens 80% become [MASK], 10%
+    some other token, 10% stay."""
 
     probability: Annotated[float, Field(gt=0, le=0.5)] = 0.15
-    """Share of the tokens that are chosen, and predicted."""
+    """Share of the tokens that are chosen to be predicted."""
     whole_words: bool = False
     """Choose words, with all of their tokens, instead of single tokens."""
 
 
 class PretrainJobSpec(Lifecycle):
-    """What to train, on what, and where to put it. That is immutable: a new run is a new object. suspend,
-    backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any time."""
+    """What to train, on which data, and where to write the model. These fields are immutable: a new run is a
+    new object. suspend, backoffLimit, activeDeadlineSeconds and ttlSecondsAfterFinished may change at any
+    time, compute while the job is suspended."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -82,26 +84,26 @@ class PretrainJobSpec(Lifecycle):
             ),
             cel(
                 "!has(self.data.packing) || self.objective == 'clm'",
-                "with objective: mlm documents always follow each other, parted by [SEP]: remove packing",
+                "with objective: mlm documents always follow each other, separated by [SEP]: remove packing",
                 field_path=".data.packing",
             ),
             cel(
                 "!has(self.tokenizer) || !has(self.model.from)",
-                "a model that is trained on keeps its own tokenizer: remove tokenizer",
+                "a model named in model.from keeps its own tokenizer: remove tokenizer",
                 field_path=".tokenizer",
             ),
         )
     )  # fmt: skip
 
     objective: Literal["clm", "mlm"] = "clm"
-    """clm: predict the next token (Llama and its kin); mlm: predict hidden tokens from both sides (BERT and
-    its kin: encoders, for classification)."""
+    """clm: predict the next token (Llama and other decoders); mlm: predict hidden tokens from both sides
+    (BERT and other encoders, for classification)."""
     mlm: Mlm | None = None
     """Settings of objective mlm; the defaults are used when absent."""
     model: PretrainModel
     """The model."""
     tokenizer: Tokenizer | None = None
-    """The tokenizer of a new model; with the defaults one is trained when absent."""
+    """The tokenizer of a new model. Default: one is trained with the default settings."""
     data: PretrainData
     """The corpus."""
     training: PretrainTraining

@@ -1,4 +1,4 @@
-"""What a trainer tells while it runs (HTTP) and when it ends (termination message).
+"""What a trainer reports while it runs (HTTP) and when it ends (termination message).
 
 The HTTP protocol is Kubeflow Trainer's, so `transformers.integrations.KubeflowCallback` speaks it, too: a
 POST of `ProgressUpdate` with a bearer token. `lastCheckpoint` and `warnings` are our extensions.
@@ -53,7 +53,7 @@ class TrainerStatus(Block):
     metrics: Annotated[list[NamedValue], Field(max_length=MAX_METRICS)] = []
     """Newest value of each metric: step, totalSteps, loss, learningRate, gradNorm, tokensPerSecond, ..."""
     warnings: Annotated[list[RunWarning], Field(max_length=MAX_WARNINGS)] | None = None
-    """What the run does otherwise than somebody may expect. Our extension."""
+    """What the run does differently from what one may expect. kubetune's extension."""
     last_updated_time: Annotated[str | None, Field(max_length=63)] = None
     """RFC 3339, UTC."""
 
@@ -90,7 +90,7 @@ class ArtifactStatus(Block):
     size_bytes: int
     """Size of its files together."""
     format: str
-    """full: full weights; lora: a LoRA adapter of peft; prompt: virtual tokens, an adapter of peft, too."""
+    """full: full weights; lora: a LoRA adapter of peft; prompt: virtual tokens, also an adapter of peft."""
     base_model_digest: str | None = None
     """Digest of the model that an adapter belongs to."""
     rank: int | None = None
@@ -100,18 +100,18 @@ class ArtifactStatus(Block):
 
 
 class DataStatus(Block):
-    """What the data turned out to be."""
+    """Facts about the data."""
 
     documents: int
     """Documents or examples read that hold text."""
     held_out: int
-    """Of these, kept out of the training: held out for the evaluation, or also in evaluation.data."""
+    """Those of them that are not trained on: held out for the evaluation, or also in evaluation.data."""
     tokens: int
     """Tokens in the training part."""
     truncated: int = 0
     """Examples that were cut to sequenceLength."""
     dropped: int = 0
-    """Left out: records without text, and examples for whose answers sequenceLength leaves no room."""
+    """Left out: records without text, and examples whose answer does not fit into sequenceLength."""
 
 
 class Sample(Block):
@@ -133,18 +133,19 @@ class EvaluationStatus(Block):
     tuned: list[Measurement] = []
     """After training."""
     samples: list[Sample] = []
-    """Sample prompts, at most 8, shortened to what a termination message carries; whole in report.html."""
+    """Answers to sample prompts, at most 8, shortened to fit a termination message. report.html has them in
+    full."""
 
 
 class PlanStatus(Block):
-    """What the settings left open became."""
+    """Settings as the trainer resolved them."""
 
     method: str
     """As in the job."""
     parameters: int
     """Parameters of the model."""
     trainable_parameters: int
-    """Of these (with the adapter's), trained."""
+    """Parameters that are trained, with those of the adapter."""
     precision: str
     """Arithmetic of the forward pass."""
     micro_batch_size: int
@@ -158,7 +159,7 @@ class PlanStatus(Block):
 
 
 class TerminationMessage(Block):
-    """Last word of a trainer, at most 4096 bytes of JSON in /dev/termination-log."""
+    """What a trainer leaves at its end: at most 4096 bytes of JSON in /dev/termination-log."""
 
     reason: Reason
     """Why it ended; agrees with the exit code."""

@@ -14,9 +14,9 @@ class RewardFunction(Block):
     """A rule that gives each answer a number from 0 to 1."""
 
     name: FunctionName
-    """exact-match: 1 where the answer equals the record's `answer`, spaces at the ends aside; contains: 1
-    where it contains that; number: 1 where its last number equals the last one of that; json: 1 where it is
-    a JSON document."""
+    """exact-match: 1 if the answer equals the record's `answer`, apart from spaces at the ends; contains: 1
+    if the answer contains the record's `answer`; number: 1 if the last number in the answer equals the last
+    number in the record's `answer`; json: 1 if the answer is a JSON document. Otherwise 0."""
     weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """Its factor in the sum."""
 
@@ -39,11 +39,12 @@ class RolloutSettings(Block):
     """How the model answers the prompts that it is trained on."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Longest answer in tokens; prompts get what data.sequenceLength leaves beside it."""
+    """Longest answer in tokens. Prompts may use the rest of data.sequenceLength."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Tokens are drawn from the softmax of logits / temperature; what is learned is that distribution."""
+    """Tokens are sampled from softmax(logits / temperature), and the loss is computed for the same
+    distribution."""
     missing_end_penalty: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """Taken off the reward of an answer that does not end within maxNewTokens."""
+    """Subtracted from the reward of an answer that does not end within maxNewTokens."""
 
 
 class Ppo(Block):
@@ -53,17 +54,17 @@ class Ppo(Block):
     epochs: Annotated[int, Field(ge=1, le=64)] = 4
     """Optimizer steps on each batch of answers."""
     clip_range: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """A token's probability ratio counts within 1 ± clipRange only."""
+    """A token's probability ratio is clipped to 1 ± clipRange."""
     value_clip_range: Annotated[float, Field(gt=0, le=1000)] = 0.2
-    """A value may move by at most valueClipRange from what it was when the answer was drawn."""
+    """A value may move by at most valueClipRange from what it was when the answer was sampled."""
     value_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Weight of the value loss."""
     kl_coefficient: Annotated[float, Field(ge=0, le=1000)] = 0.05
-    """Price of drifting from the reference, which is the model at the start: taken off the reward of each
-    token, per nat by which it is likelier than by the reference."""
+    """Penalty for drifting from the reference, which is the model at the start: the reward of each token is
+    lowered by klCoefficient times log p(token) - log p_reference(token)."""
     kl_target: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Where set, klCoefficient is adapted so that an answer's divergence from the reference, in nats, comes
-    to this (Ziegler et al. 2019, section 2.2)."""
+    """If set, klCoefficient is adapted so that the divergence of an answer from the reference approaches this
+    many nats (Ziegler et al. 2019, section 2.2)."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -74,13 +75,13 @@ class Grpo(Block):
     """Group relative policy optimisation (Shao et al. 2024, DeepSeekMath)."""
 
     group_size: Annotated[int, Field(ge=2, le=1024)] = 8
-    """Answers to each prompt, compared with each other; divides training.globalBatchSize."""
+    """Answers to each prompt, which are compared with each other. Must divide training.globalBatchSize."""
     epochs: Annotated[int, Field(ge=1, le=64)] = 1
     """Optimizer steps on each batch of answers."""
     clip_range: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """A token's probability ratio counts within 1 ± clipRange only."""
+    """A token's probability ratio is clipped to 1 ± clipRange."""
     beta: Annotated[float, Field(ge=0, le=1000)] = 0.04
     """Weight of the divergence from the reference, the model at the start."""
     scale_rewards: bool = True
-    """Divide a group's advantages by the standard deviation of its rewards; without it prompts of any
-    difficulty count alike (Liu et al. 2025, Dr. GRPO)."""
+    """Divide a group's advantages by the standard deviation of its rewards. Without it prompts of any
+    difficulty have the same weight (Liu et al. 2025, Dr. GRPO)."""

@@ -18,7 +18,7 @@ _OVERCOMMITTED = "['cpu', 'memory', 'ephemeral-storage']"
 GPUS = ("nvidia.com/gpu", "nvidia.com/gpu.shared", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
 """Resources of which one is one device that a process computes on."""
 MIG_PREFIX = "nvidia.com/mig-"
-"""A slice of a GPU: a process can use but one, however many it is given."""
+"""A slice of a GPU. A process can use only one, however many it is given."""
 
 
 def _without_floats(quantity: object) -> object:
@@ -53,7 +53,7 @@ Resources = Annotated[
     ),
     Check(
         f"self.all(k, !k.contains('/') || string(self[k]).matches(r'^{_WHOLE}$'))",
-        "devices are not divided: ask for a whole number, for example nvidia.com/gpu: 1",
+        "a device cannot be divided: ask for a whole number, for example nvidia.com/gpu: 1",
         lambda found: all("/" not in k or re.fullmatch(_WHOLE, str(q)) for k, q in found.items()),
     ),
 ]
@@ -78,8 +78,8 @@ class ResourceRequirements(Block):
                 " && k in self.limits && (self.requests[k] == self.limits[k]"
                 " || !isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k]))"
                 " || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) == 0)))",
-                "all but cpu, memory and ephemeral-storage goes into limits: set nvidia.com/gpu and the like "
-                "there, and remove it from requests (or request just as much)",
+                "resources other than cpu, memory and ephemeral-storage belong in limits: set nvidia.com/gpu "
+                "and the like there, and remove them from requests or request the same amount",
                 field_path=".requests",
             ),
             cel(
@@ -112,8 +112,8 @@ ONE_GPU = cel(
     f" || !quantity({_COUNT}).isGreaterThan(quantity('1')))"
     f" && self.resourcesPerNode.limits.filter(k, {_IS_GPU} && isQuantity({_COUNT})"
     f" && quantity({_COUNT}).isGreaterThan(quantity('0'))).size() <= 1)",
-    "a run is one process, which uses one GPU, and more would stand idle: ask for one of one kind, for "
-    "example nvidia.com/gpu: 1",
+    "a run uses one GPU, and more would stand idle: ask for one GPU of one kind, for example "
+    "nvidia.com/gpu: 1",
     field_path=".resourcesPerNode",
 )
 """Of the compute block of a training job."""

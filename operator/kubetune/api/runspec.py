@@ -27,8 +27,8 @@ CONFIGMAP_ROOT = "/mnt/configmap"
 SECRET_ROOT = "/mnt/secret"
 """A source's Secret is mounted at /mnt/secret/<name>."""
 CACHE_ROOT = "/var/cache/kubetune"
-"""What is downloaded goes to an emptyDir here, unless the job has a cache. In any case a link is here by
-which each remote source is found."""
+"""An emptyDir. Downloads go here unless the job has a cache. The links by which the trainer finds remote
+sources are always here."""
 
 ArtifactFormat = Literal["full", "lora", "prompt"]
 """full: full weights; lora: a LoRA adapter of peft; prompt: virtual tokens, an adapter of peft, too."""
@@ -44,7 +44,7 @@ USUAL_METRICS: dict[str, list[Metric]] = {
     "grpo": ["reward", "kl"],
     "classification": ["accuracy", "f1", "loss"],
 }
-"""What is measured where the job does not say."""
+"""The default metrics of each stage."""
 
 
 class JobIdentity(Block):
@@ -79,8 +79,8 @@ class RunSource(Block):
     path: str
     """File, folder or glob in the pod."""
     root: str
-    """Mount that the resolved real path must stay in (no escape by symlink). Of a remote source a link, which
-    the trainer makes once it has downloaded it."""
+    """Mount that the resolved real path must stay in (no escape by symlink). For a remote source it is a
+    link, which the trainer makes after the download."""
     secret: RunSecret | None = None
     """Credentials of a remote source."""
     format: Format
@@ -122,7 +122,7 @@ class RunModel(Block):
     path: str | None = None
     """Folder with the base in the pod."""
     root: str | None = None
-    """Mount that it must stay in; of a remote base a link that the trainer makes."""
+    """Mount that it must stay in; for a remote base a link that the trainer makes."""
     secret: RunSecret | None = None
     """Credentials of a remote base."""
     digest: str | None = None
@@ -130,14 +130,14 @@ class RunModel(Block):
 
 
 class RunAdapter(Block):
-    """A folder with a LoRA adapter that a run starts from, or with a reward model."""
+    """A folder with an adapter that a run starts from, or with a reward model."""
 
     uri: str
     """Where it comes from, as resolved."""
     path: str
     """The folder in the pod."""
     root: str
-    """Mount that it must stay in; of a remote adapter a link that the trainer makes."""
+    """Mount that it must stay in; for a remote folder a link that the trainer makes."""
     secret: RunSecret | None = None
     """Credentials of a remote adapter."""
     digest: str | None = None
@@ -150,11 +150,11 @@ class RunReward(Block):
     model: RunAdapter | None = None
     """Folder of a reward model: full weights, or an adapter of the base."""
     functions: list[RewardFunction] | None = None
-    """Rules, the sum of which is the reward."""
+    """Rules whose weighted sum is the reward."""
 
 
 class RunLmEval(Tasks):
-    """Tasks of lm-eval to measure. Which data sets they need, the trainer knows."""
+    """Tasks of lm-eval to measure. The trainer knows which data sets they need."""
 
     root: str
     """Folder in which the trainer makes a link <org>/<name> for each data set."""
@@ -196,15 +196,15 @@ class RunSpec(Block):
     method: Literal["full", "lora", "qlora", "prompt-tuning"]
     """What is trainable."""
     lora: Lora | None = None
-    """Set with methods lora and qlora, unless they start from an adapter."""
+    """Set with methods lora and qlora, unless the run starts from an adapter."""
     merge: Literal[True] | None = None
     """Set where the adapter is to be merged into the base."""
     adapter: RunAdapter | None = None
-    """Set where they start from an adapter, whose rank and targets hold then."""
+    """Set if the run starts from an adapter, whose rank and target modules then apply."""
     quantization: Quantization | None = None
     """Set with method qlora."""
     prompt_tuning: PromptTuning | None = None
-    """Set with method prompt-tuning, unless the virtual tokens are those of a former adapter."""
+    """Set with method prompt-tuning, unless the run starts from an adapter."""
     dpo: Dpo | None = None
     """Set with stage dpo."""
     reward: RunReward | None = None
@@ -222,8 +222,8 @@ class RunSpec(Block):
     evaluation: Evaluation
     """How it is measured; tasks of lm-eval are in `lm_eval`."""
     evaluation_source: RunSource | None = None
-    """Set when the evaluation has a data set of its own: then nothing is held out of the training data but
-    what is in both."""
+    """Set when the evaluation has a data set of its own. Then nothing is held out of the training data,
+    except what also occurs in that data set."""
     lm_eval: RunLmEval | None = None
     """Set where tasks of lm-eval are measured, too."""
     pretrain: PretrainTraining | None = None

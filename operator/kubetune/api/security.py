@@ -1,4 +1,4 @@
-"""Under which user and with which powers containers run: the part of core/v1 that may be changed."""
+"""User and privileges of containers: the part of core/v1 that may be changed."""
 
 from typing import Annotated, Literal
 
@@ -34,7 +34,7 @@ class SeccompProfile(Block):
         json_schema_extra=rules(
             cel(
                 "(self.type == 'Localhost') == has(self.localhostProfile)",
-                "goes with type: Localhost, and with no other",
+                "must be set with type: Localhost, and only then",
                 field_path=".localhostProfile",
             )
         )
@@ -47,18 +47,18 @@ class SeccompProfile(Block):
 
 
 class PodSecurityContext(Block):
-    """A core/v1 PodSecurityContext. What is left out stays as restricted Pod Security wants it."""
+    """A core/v1 PodSecurityContext. Fields that are left out follow the restricted Pod Security Standard."""
 
     model_config = ConfigDict(json_schema_extra=rules(_NO_ROOT))
 
     run_as_user: Id | None = None
     """User of all containers. Default: the chart's runAsUser."""
     run_as_group: Id | None = None
-    """Group. Default: as runAsUser of the chart."""
+    """Group. Default: the chart's runAsUser."""
     run_as_non_root: bool | None = None
     """Default: true. false is refused in namespaces under restricted Pod Security."""
     fs_group: Id | None = None
-    """Group that volumes belong to. Default: as runAsUser of the chart."""
+    """Group that volumes belong to. Default: the chart's runAsUser."""
     fs_group_change_policy: Literal["OnRootMismatch", "Always"] | None = None
     """When volumes are given to that group. Default: OnRootMismatch."""
     supplemental_groups: Annotated[list[Id], Field(max_length=16, json_schema_extra=SET_LIST)] | None = None

@@ -46,7 +46,7 @@ PartName = Annotated[str, Field(min_length=1, max_length=63), IS_LABEL]
 
 
 class JobRef(Block):
-    """A job of the same namespace whose artifact is meant. It may still be running, or not exist yet."""
+    """A job of the same namespace, whose artifact is used. It may still be running, or not exist yet."""
 
     kind: Literal["PretrainJob", "FineTuneJob"]
     """Kind of the job."""
@@ -73,7 +73,8 @@ SECRET_GOES_WITH_REMOTE = cel(
 )
 
 DIGEST_GOES_WITH_URI = cel(
-    "!has(self.digest) || has(self.uri)", "digest goes with uri: the artifact of a job is pinned already"
+    "!has(self.digest) || has(self.uri)",
+    "digest goes with uri: remove it, since a job's artifact has a digest already",
 )
 
 
@@ -167,8 +168,8 @@ class RewardModel(Block):
     )
 
     uri: BaseUri | None = None
-    """Folder with a sequence classifier of one output, or a LoRA adapter that makes one of the base model:
-    pvc://<claim>/<path>, s3://<bucket>/<prefix> or hf://<org>/<name>[@<revision>]."""
+    """Folder with a sequence classifier of one output, or with a LoRA adapter that turns the base model into
+    one: pvc://<claim>/<path>, s3://<bucket>/<prefix> or hf://<org>/<name>[@<revision>]."""
     secret_ref: SecretRef | None = None
     """Credentials for s3:// and hf://."""
     job_ref: JobRef | None = None

@@ -24,7 +24,7 @@ _METRICS = {
     DOCUMENTS: ["loss", "perplexity", "token-accuracy"],
     ("sft",): ["loss", "perplexity", "token-accuracy", "exact-match", "rouge-l"],
 }
-_TEXTS = "stage domain reads documents, format text: change format or stage"
+_TEXTS = "stage domain takes only format text: change format or stage"
 
 
 def _is(stages: tuple[str, ...]) -> str:
@@ -51,7 +51,7 @@ def _block(field: str, stages: tuple[str, ...]) -> dict[str, str]:
 
 def _format(name: str, stages: tuple[str, ...]) -> list[dict[str, str]]:
     """A format goes with some stages, and these stages take no other format."""
-    message = f"format {name} goes with {_stages(stages)} and no other does: change one of them"
+    message = f"format {name} and {_stages(stages)} go only with each other: change format or stage"
     return [
         cel(
             f"self.data.sources.all(s, (s.format == '{name}') == ({_is(stages)}))",
@@ -79,11 +79,11 @@ def _metrics() -> dict[str, str]:
     """Each stage is measured by metrics of its own."""
     *some, (_, others) = _METRICS.items()
     cases = "".join(f"{_is(stages)} ? {metrics} : " for stages, metrics in some)
-    told = "; ".join(f"of {_words([*stages])} {_words(metrics)}" for stages, metrics in _METRICS.items())
+    told = "; ".join(f"{_words([*stages])}: {_words(metrics)}" for stages, metrics in _METRICS.items())
     return cel(
         "!has(self.evaluation) || !has(self.evaluation.metrics)"
         f" || self.evaluation.metrics.all(m, m in ({cases}{others}))",
-        f"each stage has metrics of its own, {told}: choose of these",
+        f"each stage has its own metrics ({told}): choose from these",
         field_path=".evaluation.metrics",
     )
 
@@ -113,7 +113,7 @@ STAGE_RULES = (
     ),
     cel(
         f"!has(self.data.enableThinking) || !({_is((*DOCUMENTS, *CLASSES))})",
-        f"{_stages((*DOCUMENTS, *CLASSES))} write no conversations: remove enableThinking",
+        f"{_stages((*DOCUMENTS, *CLASSES))} use no chat template: remove enableThinking",
         field_path=".data.enableThinking",
     ),
     cel(
@@ -122,19 +122,20 @@ STAGE_RULES = (
         field_path=".data.packing",
     ),
     _metrics(),
-    _no_prompt_loss(PAIRS, "only answers are compared"),
-    _no_prompt_loss(REWARDED, "only answers are learned from"),
-    _no_prompt_loss(DOCUMENTS, "documents have no prompts"),
-    _no_prompt_loss(CLASSES, "there are no prompts in stage classification"),
+    _no_prompt_loss(PAIRS, "stages dpo and reward compare only answers"),
+    _no_prompt_loss(REWARDED, "stages ppo and grpo learn only from answers"),
+    _no_prompt_loss(DOCUMENTS, "documents of stage domain have no prompts"),
+    _no_prompt_loss(CLASSES, "texts of stage classification have no prompts"),
     cel(
         "self.stage != 'reward' || !has(self.evaluation) || !has(self.evaluation.samplePrompts)"
         " || self.evaluation.samplePrompts.size() == 0",
-        "a reward model answers nothing: remove samplePrompts",
+        "a reward model writes no answers: remove samplePrompts",
         field_path=".evaluation.samplePrompts",
     ),
     cel(
         f"!({_is(WITH_HEAD)}) || !has(self.evaluation) || !has(self.evaluation.lmEval)",
-        "lmEval measures language models: remove it or change stage",
+        f"lmEval measures language models, which {_stages(WITH_HEAD)} do not train: remove it or change "
+        "stage",
         field_path=".evaluation.lmEval",
     ),
     cel(

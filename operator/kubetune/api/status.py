@@ -41,7 +41,7 @@ class Condition(Block):
     reason: Annotated[str, Field(max_length=1024)]
     """One word for programs."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """For people: what is so, and what to do."""
+    """For people: what is the case, and what to do."""
 
 
 def find(found: Iterable[Condition], kind: str) -> Condition | None:
@@ -59,7 +59,7 @@ Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=m
 
 
 class Failure(Block):
-    """Why a job failed, or why its last attempt did, or cannot start."""
+    """Why a job or its last attempt failed, or why the attempt cannot start."""
 
     reason: Reason
     """One word for programs."""
@@ -87,7 +87,7 @@ class JobStatus(Block):
     restarts: int = 0
     """Of these, those that count against backoffLimit."""
     active_seconds: int = 0
-    """How long the pods of all attempts ran together, as far as they have ended; counts against
+    """Seconds that the pods of all attempts ran, without a pod that still runs. Counts against
     activeDeadlineSeconds."""
     active_until: str | None = None
     """Up to which moment activeSeconds is counted; RFC 3339, UTC."""
@@ -96,22 +96,22 @@ class JobStatus(Block):
     Failed, Warnings. Reclaimed while the job is being deleted and its files are to go, too; Synced while
     the API server refuses something."""
     run_spec: str | None = None
-    """ConfigMap with all that a run is about, as it was resolved for the first attempt: every later one runs
-    the same."""
+    """ConfigMap with the run spec. It was resolved for the first attempt, and every later attempt uses the
+    same."""
     plan: PlanStatus | None = None
-    """What the trainer made of the settings left open."""
+    """Settings that the spec left open, as the trainer resolved them."""
     trainer_status: TrainerStatus | None = None
     """Live numbers, written by the progress receiver."""
     last_checkpoint: CheckpointStatus | None = None
     """Newest checkpoint, written by the progress receiver."""
     data: DataStatus | None = None
-    """What the data turned out to be."""
+    """Facts about the data."""
     evaluation: EvaluationStatus | None = None
     """Before and after."""
     artifact: ArtifactStatus | None = None
     """What was produced."""
     failure: Failure | None = None
-    """Why the job failed, or why the last attempt did while it is retried, or why the present one does not
+    """Why the job failed. While it is not over: why the last attempt failed, or why the present one does not
     start."""
 
 
@@ -146,7 +146,7 @@ class AdapterStatus(Block):
     ready: int = 0
     """Pods that serve that version."""
     desired: int = 0
-    """Pods that should."""
+    """Pods that should serve it."""
     reason: str | None = None
     """Why it is not served everywhere, in one word."""
     message: str | None = None
@@ -176,9 +176,9 @@ class AdapterSetStatus(Block):
     ready_replicas: int = 0
     """Pods that are ready."""
     ready: str = "0/0"
-    """Ready pods of desired ones."""
+    """Ready pods / desired pods."""
     loaded: str = "0/0"
-    """Adapters served by every desired pod, of those in the spec."""
+    """Adapters served by every desired pod / adapters in the spec."""
     selector: str = ""
     """Label selector of the pods (scale subresource)."""
     base: ResolvedBase | None = None

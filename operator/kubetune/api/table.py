@@ -81,7 +81,7 @@ class Table(Block):
     base_model: TableBase
     """The base."""
     max_lora_rank: Annotated[int, Field(ge=1)]
-    """What the engine was started with; a higher rank is refused."""
+    """Highest LoRA rank that the engine was started with. An adapter of a higher rank is refused."""
     adapters: list[TableAdapter] = []
     """The adapters, sorted by name."""
 
@@ -112,13 +112,13 @@ class AdapterReason(StrEnum):
     BASE_MODEL_MISMATCH = "BaseModelMismatch"
     """It belongs to another base: by its manifest, by the names of its modules or by their sizes."""
     RANK_TOO_HIGH = "RankTooHigh"
-    """Its rank exceeds what the engine was started with."""
+    """Its rank exceeds the highest one that the engine was started with."""
     UNSAFE_FILE = "UnsafeFile"
     """A file is no plain file, or leads out of its volume."""
     TOO_LARGE = "TooLarge"
     """It has more bytes or files than a gateway copies."""
     UNSUPPORTED = "Unsupported"
-    """It is damaged, or uses what the engine cannot serve."""
+    """It is damaged, or uses a feature that the engine cannot serve."""
     WITHOUT_EFFECT = "WithoutEffect"
     """Its matrices are zero, so it would answer as the base does."""
     NAME_COLLISION = "NameCollision"

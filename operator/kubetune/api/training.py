@@ -18,12 +18,12 @@ class Optimisation(Block):
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     """Sequences per optimizer step, over all processes."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Sequences per forward pass of a process; divides globalBatchSize. Default: the largest up to 32 that
-    does."""
+    """Sequences per forward pass of a process; divides globalBatchSize. Default: the largest divisor up to
+    32."""
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """adamw-8bit: AdamW whose moments are held in 8 bits, a scale to each 256 of them (Dettmers et al. 2022),
-    2 bytes per trained weight instead of 8. On a GPU they are paged: they go to the host's memory when the
-    GPU's runs out."""
+    """adamw-8bit: AdamW whose moments are held in 8 bits, with one scale per 256 values (Dettmers et al.
+    2022): 2 bytes per trained weight instead of 8. On a GPU they are paged: they move to the host's memory
+    when the GPU's runs out."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -39,7 +39,7 @@ class Optimisation(Block):
     it."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of initialisation, shuffling and dropout. On CPUs the same seed gives the same weights on the same
-    hardware; on GPUs nearly so, since some of their sums have no fixed order."""
+    hardware. On GPUs it does so only nearly, since some of their sums have no fixed order."""
 
 
 _WHOLE_STEPS = cel(
@@ -78,8 +78,8 @@ class FineTuneTraining(Optimisation):
     max_steps: Positive | None = None
     """Length of the run in optimizer steps."""
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
-    """Length of the run in passes over the training data; in stage domain over as many tokens as all sources
-    hold together."""
+    """Length of the run in passes over the training data. In stage domain one epoch is as many tokens as all
+    sources hold together."""
 
 
 class Checkpoint(Block):
@@ -99,17 +99,17 @@ class Output(Block):
     storage_uri: PvcUri
     """Folder on a claim of this namespace."""
     reclaim_policy: Literal["Retain", "Delete"] = "Retain"
-    """What becomes of that folder when the job is deleted. Retain: it stays. Delete: it is removed, once no
-    AdapterSet serves it and no unfinished job starts from it; until then the job stays, too."""
+    """What happens to that folder when the job is deleted. Retain: it stays. Delete: it is removed once no
+    AdapterSet serves it and no unfinished job starts from it. Until then the job stays, too."""
 
 
 class FineTuneOutput(Output):
-    """As of a PretrainJob, and whether an adapter is merged."""
+    """Where checkpoints and the artifact go, and whether the adapter is merged."""
 
     merge: bool = False
     """With methods lora and qlora: write full weights, the base with the adapter merged into it, in the
-    base's own dtype. Another job may start from them as its baseModel; an AdapterSet serves them as a base
-    only. Merging takes memory for the base in fp32, whatever the method."""
+    base's own dtype. Another job may use them as its baseModel; an AdapterSet can serve them only as a base.
+    Merging takes memory for the base in fp32, whatever the method."""
 
 
 class Cache(Block):
@@ -120,18 +120,19 @@ class Cache(Block):
 
 
 class Compute(Block):
-    """What a run needs."""
+    """Resources and pod settings of a run."""
 
     model_config = ConfigDict(json_schema_extra=rules(ONE_GPU, claims_are_there("resourcesPerNode")))
 
     resources_per_node: ResourceRequirements | None = None
-    """Resources of the training pod; at most one GPU. With one, training on a CPU instead is an error."""
+    """Resources of the training pod, with at most one GPU. If a GPU is asked for, a trainer that finds none
+    fails instead of training on the CPU."""
     service_account_name: ObjectName | None = None
     """ServiceAccount for workload identity. Its API token is never mounted."""
     cache: Cache | None = None
-    """Keep what https://, s3:// and hf:// sources download: each file is fetched once for all pods that share
-    the cache, and a broken download goes on where it was. Default: a folder of the pod, which goes with
-    it."""
+    """Keep what is downloaded from https://, s3:// and hf://. Each file is fetched once for all pods that
+    share the cache, and an interrupted download is resumed. Default: a folder of the pod, which is lost with
+    the pod."""
     reclaim_resources: ResourceRequirements | None = None
     """Resources of the pod that removes the job's files (output.reclaimPolicy: Delete)."""
     pod_template: PodTemplate | None = None

@@ -29,9 +29,9 @@ _REPOSITORY = f"hf://(datasets/)?{_NAMED}"
 FOLDER = f"{_PVC}({_SEGMENT})*/?"
 """A folder on a claim."""
 DATA = f"{_PVC}({_PATTERN})*/?|{_CONFIGMAP}|{HTTPS}|{_BUCKET}({_PATTERN})*/?|{_REPOSITORY}({_PATTERN})*/?"
-"""What data is read from."""
+"""URIs that data is read from."""
 BASE = f"{FOLDER}|{_BUCKET}({_SEGMENT})*/?|hf://{_NAMED}"
-"""What a job reads a base model from."""
+"""URIs that a job reads a base model from."""
 
 # A path never holds '..' or '%': no traversal, no second decoding.
 PLAIN = Check(
@@ -41,7 +41,7 @@ PLAIN = Check(
 )
 NO_HTTPS = Check(
     "!self.startsWith('https://')",
-    "https:// tells no folder's files: use s3:// or hf://, or put the model on a claim",
+    "https:// cannot list the files of a folder: use s3:// or hf://, or put the model on a claim",
     lambda uri: not uri.startswith("https://"),
 )
 NO_MODEL_REPOSITORY = Check(
@@ -62,8 +62,8 @@ NO_PASSWORD = Check(
 )
 NO_QUERY = Check(
     "!self.matches(r'^https://[^?#]*[?#]')",
-    "must not hold a query or fragment, which would be a place for credentials: write the plain address and "
-    "name a Secret in secretRef",
+    "must not hold a query or fragment, which may carry credentials: write the plain address, and name a "
+    "Secret in secretRef if it needs credentials",
     lambda uri: not re.match("https://[^?#]*[?#]", uri),
 )
 _AUTHORITY = r"https://([a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/"
@@ -82,7 +82,7 @@ _FORBIDDEN = (
 )
 NO_METADATA = Check(
     f"!self.matches(r'^{_FORBIDDEN}')",
-    "must not name a link-local address or a cloud's metadata service: no data is there",
+    "must not name a link-local address or a cloud's metadata service: name the server that has the data",
     lambda uri: not re.match(_FORBIDDEN, uri),
 )
 IS_FOLDER = matches(FOLDER, "must be pvc://<claim>/<path> of a folder, for example pvc://models/tiny-lm")
@@ -99,7 +99,7 @@ IS_BASE = matches(
 
 @dataclass(frozen=True)
 class S3Uri:
-    """A bucket and what is meant in it."""
+    """A bucket, and which objects of it are meant."""
 
     bucket: str
     key: str
@@ -108,7 +108,7 @@ class S3Uri:
 
 @dataclass(frozen=True)
 class HubUri:
-    """A repository of a model hub and what is meant in it."""
+    """A repository of a model hub, and which of its files are meant."""
 
     is_dataset: bool
     repository: str
@@ -146,7 +146,7 @@ def parse_hub(uri: str) -> HubUri:
 
 
 def inner_path(uri: str) -> str:
-    """Where what a remote URI means lies, below the folder that it is downloaded to."""
+    """Path of a remote URI's content, relative to the folder that it is downloaded to."""
     if uri.startswith("s3://"):
         return parse_s3(uri).key
     if uri.startswith("hf://"):

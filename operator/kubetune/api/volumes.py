@@ -17,7 +17,7 @@ _UNRESERVED = Check(
     "another name",
     lambda volumes: not any(v.name in _OURS or _is_numbered(v.name) for v in volumes),
 )
-# Ours, what lies above ours, what the runtime mounts, and what programs are made of.
+# Our own paths and their parents, mounts of the container runtime, and folders of programs and libraries.
 _RESERVED_PATHS = (
     "/", "/bin", "/dev", "/dev/shm", "/etc", "/lib", "/lib64", "/mnt", "/mnt/configmap", "/mnt/pvc",  # noqa: S108
     "/mnt/secret", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var", "/var/cache", "/var/run",  # noqa: S108
@@ -28,7 +28,7 @@ _RESERVED_FOLDERS = (
 )  # fmt: skip
 _FREE_PATH = Check(
     f"!(self in {[*_RESERVED_PATHS]}) && !{[*_RESERVED_FOLDERS]}.exists(f, self.startsWith(f))",
-    "kubetune or the container itself needs what is there: choose another path, for example /data",
+    "this path is used by kubetune or by the container itself: choose another one, for example /data",
     lambda path: path not in _RESERVED_PATHS and not path.startswith(_RESERVED_FOLDERS),
 )
 
@@ -69,7 +69,7 @@ class SecretVolume(Block):
     default_mode: Mode | None = None
     """Mode of the files, as a decimal number: 288 is 0440. Default: 420, which is 0644."""
     optional: bool | None = None
-    """true: without it the pod starts all the same."""
+    """true: the pod starts even if it is missing."""
 
 
 class ConfigMapVolume(Block):
@@ -82,11 +82,11 @@ class ConfigMapVolume(Block):
     default_mode: Mode | None = None
     """Mode of the files, as a decimal number. Default: 420, which is 0644."""
     optional: bool | None = None
-    """true: without it the pod starts all the same."""
+    """true: the pod starts even if it is missing."""
 
 
 class EmptyDirVolume(Block):
-    """A folder that goes with the pod."""
+    """An empty folder that is deleted with the pod."""
 
     medium: Literal["", "Memory"] | None = None
     """Memory: a tmpfs, which counts against the memory limit."""
@@ -122,7 +122,7 @@ class CsiVolume(Block):
     volume_attributes: (
         Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None
     ) = None
-    """What the driver wants to know."""
+    """Parameters of the driver."""
     node_publish_secret_ref: SecretName | None = None
     """Secret that is handed to the driver."""
 
@@ -142,7 +142,7 @@ class Volume(Block):
     config_map: ConfigMapVolume | None = None
     """A ConfigMap."""
     empty_dir: EmptyDirVolume | None = None
-    """A folder that goes with the pod."""
+    """An empty folder that is deleted with the pod."""
     persistent_volume_claim: ClaimVolume | None = None
     """A PersistentVolumeClaim."""
     csi: CsiVolume | None = None
@@ -150,7 +150,7 @@ class Volume(Block):
 
 
 class VolumeMount(Block):
-    """Where a container sees a volume."""
+    """Where a volume is mounted in a container."""
 
     name: PartName
     """Name of one of volumes."""

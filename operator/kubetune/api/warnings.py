@@ -1,4 +1,4 @@
-"""What a run does otherwise than somebody may expect: allowed, and said.
+"""Warnings: what a run does that is allowed, but that one may not expect.
 
 A warning is a row here, and one call of `kubetune_trainer.warned.warn`. It is in the log, in the job's
 condition `Warnings` and in the report.
@@ -30,11 +30,11 @@ class WarningReason(StrEnum):
     CHAT_TEMPLATE_ADDED = "ChatTemplateAdded"
     """The base has no chat template, so conversations are written in kubetune's own."""
     TOKENIZER_CLASS_DIFFERS = "TokenizerClassDiffers"
-    """transformers reads the base's tokenizer otherwise than its tokenizer.json says, which is used."""
+    """transformers would read the base's tokenizer differently from its tokenizer.json, which is used."""
     EXAMPLES_DROPPED = "ExamplesDropped"
-    """Examples are not trained on."""
+    """Some examples are not trained on."""
     RECORDS_WITHOUT_TEXT = "RecordsWithoutText"
-    """Records hold no text to learn from, and are left out."""
+    """Records without text to learn from are left out."""
     SPECIAL_TOKENS_IN_TEXT = "SpecialTokensInText"
     """Records hold special tokens of the tokenizer, which are read as such."""
     THOUGHTS_WITHOUT_END = "ThoughtsWithoutEnd"
@@ -50,9 +50,9 @@ class WarningReason(StrEnum):
     CLASS_WITHOUT_EXAMPLES = "ClassWithoutExamples"
     """A class has no example to learn from."""
     QUANTIZED_ALREADY = "QuantizedAlready"
-    """The base's files are in 4 bits already, and otherwise than the job asks for."""
+    """The base's files are in 4 bits already, but not as the job asks for."""
     PARTS_LEFT_OUT = "PartsLeftOut"
-    """The base has parts that a whole model made of it will lack."""
+    """The base has parts that the full weights written by the run will lack."""
     LOSS_TERMS_IGNORED = "LossTermsIgnored"
     """The model's config asks for further terms of the loss, which this stage does not have."""
     EXPERTS_NOT_BALANCED = "ExpertsNotBalanced"
@@ -64,7 +64,7 @@ class WarningReason(StrEnum):
     ROWS_BY_LENGTH = "RowsByLength"
     """Padding changes what the architecture makes of a text, so texts of one length are computed together."""
     LAYERS_NOT_ADAPTED = "LayersNotAdapted"
-    """Layers that peft cannot adapt, or not read again, get no adapter."""
+    """Layers whose adapter peft cannot make, or cannot load again, get none."""
     NOT_TRAINED = "NotTrained"
     """Nothing of the data reaches some of the trained parameters, so they stay as they were."""
     EXPERTS_NOT_ADAPTED = "ExpertsNotAdapted"
@@ -74,10 +74,13 @@ class WarningReason(StrEnum):
     ADAPTER_TOKENIZER_IGNORED = "AdapterTokenizerIgnored"
     """The adapter that the run starts from has another chat template or end token than the base."""
     ADAPTER_WITHOUT_MANIFEST = "AdapterWithoutManifest"
-    """Nothing but its shapes tells whether an adapter fits the base."""
+    """The adapter has no manifest, so only its shapes show whether it fits the base."""
 
 
-NOTHING_HELD_OUT = "nothing is held out, so nothing is measured: add data or name evaluation.data"
+NOTHING_HELD_OUT = (
+    "nothing is held out, so nothing is measured: add data, raise data.validation.fraction, or set "
+    "evaluation.data"
+)
 
 
 def warmup_never_ends(warmup_steps: int, total_steps: int) -> str | None:
@@ -85,8 +88,8 @@ def warmup_never_ends(warmup_steps: int, total_steps: int) -> str | None:
     if not 0 < total_steps <= warmup_steps:
         return None
     return (
-        f"training.warmupSteps {warmup_steps} is the whole run of {total_steps} steps: the learning rate "
-        "never reaches training.learningRate"
+        f"training.warmupSteps {warmup_steps} is the whole run of {total_steps} steps, so the learning rate "
+        "never reaches training.learningRate: lower warmupSteps, or train longer"
     )
 
 
@@ -96,4 +99,4 @@ class RunWarning(Block):
     reason: Annotated[str, Field(min_length=1, max_length=63)]
     """One word for programs."""
     message: Annotated[str, Field(max_length=1024)] = ""
-    """For people: what is so, and what to do."""
+    """For people: what is the case, and what to do."""

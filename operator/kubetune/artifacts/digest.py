@@ -52,8 +52,8 @@ def files_of(folder: Path, *, within: Path | None = None) -> list[FileDigest]:
     """Every regular file below a folder but its manifest, sorted by path.
 
     Args:
-        folder: it.
-        within: links to files are followed as long as they stay in this folder; None: to none.
+        folder: the folder.
+        within: links to files are followed as long as they stay in this folder; None: links are refused.
 
     Raises:
         UnsafePath: it holds a link that may not be followed, a special file, or a name that is no UTF-8 or
@@ -66,13 +66,13 @@ def files_of(folder: Path, *, within: Path | None = None) -> list[FileDigest]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if not proper_name(relative):
-            raise UnsafePath(f"the name {relative!a} is no line of UTF-8: rename the file")
+            raise UnsafePath(f"the file name {relative!a} is not one line of UTF-8: rename the file")
         if path.is_symlink() and not (
             path.is_file() and within and path.resolve().is_relative_to(within.resolve())
         ):
             raise UnsafePath(f"{relative} is a link that may not be followed: put the file itself there")
         if not (path.is_file() or path.is_dir()):
-            raise UnsafePath(f"{relative} is not a regular file")
+            raise UnsafePath(f"{relative} is not a regular file: remove it")
         if path.is_file() and relative != MANIFEST:
             found.append(FileDigest(relative, file_sha256(path), path.stat().st_size))
     return sorted(found)
