@@ -80,7 +80,7 @@ async def test_it_waits_for_its_base_then_serves_what_is_there_then_the_rest(wor
     await world.apply(custom("AdapterSet", "s", SPEC))
     status = await world.until("s", lambda s: s.get("phase") == "WaitingForDependency")
     assert condition(status, "Resolved")["reason"] == "JobNotFound"
-    assert "PretrainJob base does not exist: apply it" in condition(status, "Resolved")["message"]
+    assert "PretrainJob base does not exist: create it" in condition(status, "Resolved")["message"]
     assert await world.names("deployment") == []
 
     await world.base_job()

@@ -244,7 +244,7 @@ def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
         "strange", "DependenciesReady", "BaseModelMismatch", "FineTuneJob", seconds=60
     )
     assert "FineTuneJob judge was trained on base sha256:" in refused["message"]
-    assert refused["message"].endswith("name the former as base, or train it on the latter")
+    assert refused["message"].endswith("or train it again on this one")
     # One with all its weights needs no base.
     world.finetune(
         "whole-judge", "succeed", base=ref("whole"), method="full", stage="reward", data=data("preference")

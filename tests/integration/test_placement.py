@@ -95,7 +95,7 @@ def test_what_waits_for_a_gpu_says_so_once_and_since_when_until_there_is_one(
     # The scheduler may not know the node yet when it looks at first.
     eventually("both nodes are judged", lambda: "taints that it does" in unschedulable(world, "patient"))
     said = unschedulable(world, "patient")
-    assert "some have less free than it asks for (nvidia.com/gpu 1)" in said
+    assert "some nodes have less free than it asks for (nvidia.com/gpu 1)" in said
     assert "lower compute.resourcesPerNode" in said
     before = world.condition("patient", "ResourcesReady")
     eventually("there is an event", lambda: ("Warning", "Unschedulable") in world.events("patient"))

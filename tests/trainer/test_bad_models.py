@@ -238,7 +238,7 @@ def test_a_name_that_is_no_text(run: Run, base: Path, corpus: Path, tmp_path: Pa
 
     folder = harmed(base, tmp_path / "base", add)
     ended = run(finetune_spec(tmp_path / "out", folder, source(corpus / "pairs.jsonl", "alpaca")))
-    expect(ended, 15, r"the name '\\udcff.txt' is no line of UTF-8", tmp_path)
+    expect(ended, 15, r"the file name '\\udcff.txt' is not one line of UTF-8", tmp_path)
 
 
 def test_outputs_are_named_whatever_the_config_says(

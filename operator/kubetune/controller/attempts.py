@@ -122,7 +122,7 @@ async def end_what_goes_on(client: Client, attempt: Attempt, now: datetime) -> N
     meta = attempt.outlived_by
     if TRAINER_ENDED_ANNOTATION in (meta.get("annotations") or {}):
         return
-    log.info("the trainer of pod %s has ended, and what runs beside it is ended", meta["name"])
+    log.info("the trainer of pod %s has ended: ending its other containers", meta["name"])
     change: Object = {
         "metadata": {"annotations": {TRAINER_ENDED_ANNOTATION: timestamp(now)}},
         "spec": {"activeDeadlineSeconds": 1},

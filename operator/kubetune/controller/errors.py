@@ -1,4 +1,4 @@
-"""What the API server may answer.
+"""Errors of requests to the API server.
 
 ApiError
 |- NotFound          404
@@ -7,7 +7,7 @@ ApiError
 |- Refused           400, 403, 413, 422, unknown field: the same request will be refused again
 |  '- NamespaceTerminating
 |- Unavailable       429, 5xx, no answer: the same request may succeed later
-|- NotLeader         not asked: only the leader writes
+|- NotLeader         not sent: only the leader writes
 """
 
 import re
@@ -44,7 +44,7 @@ class AlreadyExists(ApiError):
 
 
 class Conflict(ApiError):
-    """The object is not as the request supposed."""
+    """The object is not in the state that the request assumed."""
 
 
 class Refused(ApiError):

@@ -47,7 +47,7 @@ class Fence:
     def check(self) -> None:
         """Raise `NotLeader` unless writes are let through now."""
         if self.left() <= 0:
-            raise NotLeader("not written: this replica does not lead, or may have ceased to")
+            raise NotLeader("not written: this replica does not lead, or may no longer lead")
 
     @contextmanager
     def passing(self) -> Iterator[None]:

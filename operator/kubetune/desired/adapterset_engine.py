@@ -77,10 +77,13 @@ def roll_reason(wanted: EngineLimits, running: Iterable[EngineLimits]) -> tuple[
     """Reason and message of a rollout, as far as the limits of the pods tell."""
     for limits in running:
         if new := set(wanted.claims) - set(limits.claims):
-            return "NewClaim", f"pods are replaced: an adapter lies on {', '.join(sorted(new))}"
+            return "NewClaim", f"pods are being replaced, to mount {', '.join(sorted(new))} for an adapter"
         if wanted.max_lora_rank != limits.max_lora_rank:
-            return "NewMaxLoraRank", f"pods are replaced: engines make room for rank {wanted.max_lora_rank}"
-    return "RollingOut", "pods are being made"
+            return (
+                "NewMaxLoraRank",
+                f"pods are being replaced, to serve adapters up to rank {wanted.max_lora_rank}",
+            )
+    return "RollingOut", "pods are being created"
 
 
 def engine_args(

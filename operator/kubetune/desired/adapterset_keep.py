@@ -58,13 +58,13 @@ def _kept(fresh: dict[str, Any], live: Mapping[str, Any] | None, reason: str) ->
         if saved["reason"] == reason:
             return saved.get("template") or _with_images(fresh, live["spec"]["template"]), text
     except (ValueError, KeyError, TypeError, AttributeError):
-        pass  # Somebody has edited it: it is no reason to keep anything.
+        pass  # Somebody has edited the annotation: nothing is kept.
     return fresh, _saved(fresh, reason)
 
 
 def _saved(template: dict[str, Any], reason: str) -> str:
     text = json.dumps({"reason": reason, "template": template}, sort_keys=True, separators=(",", ":"))
-    # One so large is held to its images.
+    # Of a template that is too large for an annotation only the images are kept.
     return text if len(text.encode()) <= MOST_BYTES else json.dumps({"reason": reason})
 
 

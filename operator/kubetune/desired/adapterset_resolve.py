@@ -19,7 +19,7 @@ from kubetune.references.uses import BASE, LORA_ADAPTER, Problem, Use, artifact_
 
 @dataclass(frozen=True)
 class Claim:
-    """What matters of a PersistentVolumeClaim."""
+    """The facts about a PersistentVolumeClaim that matter."""
 
     shareable: bool
     """Whether several pods may read it, wherever they run."""
@@ -191,7 +191,8 @@ def _artifact_of(
     if artifact.rank and artifact.rank > limit:
         raise Unresolved(
             Problem(
-                "RankTooHigh", f"rank {artifact.rank} exceeds {limit}: raise engine.maxLoraRank or train anew"
+                "RankTooHigh",
+                f"rank {artifact.rank} exceeds {limit}: raise engine.maxLoraRank, or train with a lower rank",
             )
         )
     return _version(

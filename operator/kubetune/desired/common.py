@@ -16,7 +16,7 @@ def labels_of(resource: Mapping[str, Any]) -> dict[str, str]:
 
 
 def owner_reference(resource: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a child go when its owner goes."""
+    """Makes Kubernetes delete a child together with its owner."""
     return {
         "apiVersion": resource["apiVersion"],
         "kind": resource["kind"],

@@ -1,6 +1,7 @@
-"""What users and the chart say of pods, as parts of a pod's spec. Pure.
+"""The settings of pods by users and the chart, as parts of a pod's spec. Pure.
 
-A `template` is a podTemplate as it travels. Defaults of the chart are added to it; what it says itself wins.
+A `template` is a podTemplate as JSON. The chart's defaults are added to it; the template's own settings take
+precedence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

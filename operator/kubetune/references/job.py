@@ -14,7 +14,7 @@ JobKind = Literal["PretrainJob", "FineTuneJob"]
 
 @dataclass(frozen=True)
 class ReferencedJob:
-    """What matters of a PretrainJob or FineTuneJob to those that name it."""
+    """The parts of a PretrainJob or FineTuneJob that matter to the resources that name it."""
 
     kind: JobKind
     name: str
@@ -24,12 +24,12 @@ class ReferencedJob:
     stage: str
     """As in its run spec."""
     planned_format: ArtifactFormat
-    """Of the artifact that its spec asks for."""
+    """Format of the artifact that its spec asks for."""
     status: JobStatus
     rank: int | None = None
-    """Of the LoRA adapter that its spec asks for, where the spec says so."""
+    """Rank of the LoRA adapter that its spec asks for, if the spec gives it."""
     deleted: bool = False
-    """Whether it is on its way out."""
+    """Whether it is being deleted."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"

@@ -1,11 +1,11 @@
-"""Whose weights a training job needs: those of its base, a former adapter, a reward model."""
+"""Which weights a training job starts from: a base, an adapter, a reward model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def starts(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The sources that a job waits for, by field; none for those that it does not name.
+    """The sources that a job waits for, by field, without those that it does not set.
 
     Args:
         spec: of the job, as it is stored.

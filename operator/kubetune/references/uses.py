@@ -1,6 +1,6 @@
-"""What a job may be named for, and why another may not. Pure.
+"""What a job may be referenced for, and why another may not. Pure.
 
-Each fact has one reason, whoever names the job.
+Each fact has one reason, wherever the job is named.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ LANGUAGE, MASKED, REWARD, CLASSIFIER = (
 )  # fmt: skip
 _MODELS = {"mlm": MASKED, "reward": REWARD, **dict.fromkeys(CLASSES, CLASSIFIER)}
 _FORMATS = {"full": "full weights", "lora": "a LoRA adapter", "prompt": "virtual tokens"}
-_GOES_ON = "what names it goes on once it is Complete"
+_GOES_ON = "This resource continues by itself once that job is Complete"
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Problem:
     reason: str
     """One word for programs."""
     message: str
-    """For people: what is so, and what to do."""
+    """For people: what is the case, and what to do."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a job is named for."""
+    """A purpose for which a job is named: as a base, an adapter or a reward model."""
 
     models: tuple[str, ...]
-    """What it may make."""
+    """Kinds of model that the job may make."""
     not_such_model: str
-    """Reason, where it makes another model."""
+    """Reason given if it makes another kind of model."""
     formats: tuple[str, ...]
     """Formats that its artifact may have."""
     not_such_format: str = ""
-    """Reason, where it has another."""
+    """Reason given if the format is another."""
     remedy: str = ""
-    """What to name instead then."""
+    """What to name instead."""
 
 
 def _base(not_such_model: str, *models: str) -> Use:
@@ -72,7 +72,7 @@ JUDGE = Use((REWARD,), "NotARewardModel", ("full", "lora"))
 
 
 def use_of(field: str, kind: str, spec: Mapping[str, Any]) -> Use:
-    """What a training job names another for.
+    """The purpose for which a training job names another.
 
     Args:
         field: of its spec, as in `starts`.
@@ -90,7 +90,8 @@ def use_of(field: str, kind: str, spec: Mapping[str, Any]) -> Use:
 
 
 def artifact_for(use: Use, kind: str, name: str, job: ReferencedJob | None) -> ArtifactStatus | Problem:
-    """What a job has made, if it may be used; else why not. What it will never make is said at once.
+    """What a job has made, if it may be used; otherwise why not. If the job can never make what is needed,
+    that is said before it is Complete.
 
     Args:
         use: what it is named for.
@@ -99,12 +100,12 @@ def artifact_for(use: Use, kind: str, name: str, job: ReferencedJob | None) -> A
         job: the job, if there is one.
     """
     if job is None:
-        return Problem("JobNotFound", f"{kind} {name} does not exist: apply it; {_GOES_ON}")
+        return Problem("JobNotFound", f"{kind} {name} does not exist: create it. {_GOES_ON}")
     return _unfit(use, job) or job.made or _not_made(job)
 
 
 def _unfit(use: Use, job: ReferencedJob) -> Problem | None:
-    """Why a job never makes what is wanted."""
+    """Why a job can never make what is needed."""
     model = _MODELS.get(job.stage, LANGUAGE)
     if model not in use.models:
         return Problem(use.not_such_model, f"{job} makes {model}: name a job that makes {use.models[0]}")
@@ -122,10 +123,10 @@ def _not_made(job: ReferencedJob) -> Problem:
             "JobFailed", f"{job} failed ({cause}): delete it and apply a corrected one under the same name"
         )
     if job.deleted:
-        return Problem("JobNotFound", f"{job} is being deleted: apply it again; {_GOES_ON}")
+        return Problem("JobNotFound", f"{job} is being deleted: create it again. {_GOES_ON}")
     waits = find(status.conditions, "DependenciesReady")
-    why = f" ({waits.message})" if waits and waits.status == "False" else ""
-    return Problem("JobNotComplete", f"{job} is {status.phase}{why}; {_GOES_ON}")
+    why = f" ({waits.message.removesuffix(f'. {_GOES_ON}')})" if waits and waits.status == "False" else ""
+    return Problem("JobNotComplete", f"{job} is {status.phase}{why}. {_GOES_ON}")
 
 
 def wrong_base(name: str, belongs_to: str | None, base: str | None) -> Problem | None:
@@ -140,6 +141,6 @@ def wrong_base(name: str, belongs_to: str | None, base: str | None) -> Problem |
         return None
     return Problem(
         "BaseModelMismatch",
-        f"{name} was trained on base {belongs_to}, and {base} is named as base: name the former as base, or "
-        "train it on the latter",
+        f"{name} was trained on the base with digest {belongs_to}, but the base named here has digest "
+        f"{base}: name the base that it was trained on, or train it again on this one",
     )

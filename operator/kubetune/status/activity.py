@@ -1,7 +1,7 @@
 """How long the pods of a training job have run. Pure.
 
-The status says how much that was up to a moment; what pods ran after it is added. So pods that are gone stay
-counted, also where several pods of one Job ran one after the other, as a queue's evictions have it.
+The status has the running time up to a moment; the time that pods ran after it is added. So pods that are
+gone stay counted, also when several pods of one Job ran one after the other, as after evictions by a queue.
 """
 
 from collections import defaultdict
@@ -20,12 +20,12 @@ class Activity:
     """Running time of a job's attempts."""
 
     seconds: int = 0
-    """So far. A pod that was told to end runs until the moment by which it should have."""
+    """Seconds so far. A pod that was told to end counts until the end of its grace period."""
     until: datetime | None = None
     """Up to which moment that is counted; None if nothing has run."""
     unending: int = 0
-    """Seconds since then in which pods have not ended that should have: they count for a limit only, since
-    nobody knows whether they ran."""
+    """Seconds since then in which pods have not ended although they should have. They count only against a
+    limit, since nobody knows whether those pods run."""
 
 
 def activity(

@@ -27,10 +27,10 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class ObservedAdapterSet:
-    """What was gathered."""
+    """What the operator found out about an AdapterSet."""
 
     wanted_pods: int
-    """By the spec."""
+    """Number of pods in the spec."""
     base: ResolvedBase | None
     """The base, once it is resolved."""
     base_problem: tuple[str, str] | None
@@ -48,7 +48,7 @@ class ObservedAdapterSet:
     table_digest: str | None = None
     """The table that pods should have read."""
     pods: Sequence[ObservedPod] = ()
-    """Pods that are not on their way out, sorted by name."""
+    """Pods that are not being deleted, sorted by name."""
     lost_pods: str | None = None
     """Why pods are lost again and again."""
 
@@ -181,7 +181,7 @@ def _is_served(adapter: AdapterStatus) -> bool:
 def _resolved(view: _View) -> Judgement:
     if view.unresolved:
         return Judgement("Resolved", "False", view.unresolved[0][0], _list([m for _, m in view.unresolved]))
-    return Judgement("Resolved", "True", "Resolved", "the base and every adapter have a version")
+    return Judgement("Resolved", "True", "Resolved", "the base and every adapter are resolved to a version")
 
 
 def _loaded(view: _View) -> Judgement:
@@ -220,22 +220,29 @@ def _available(view: _View) -> Judgement:
 def _progressing(view: _View) -> Judgement:
     observed = view.observed
     if observed.base_problem or observed.apply_problem:
-        return Judgement("Progressing", "False", "Blocked", "nothing moves until the problem is solved")
+        return Judgement(
+            "Progressing",
+            "False",
+            "Blocked",
+            "nothing changes until the problem that the other conditions name is solved",
+        )
     if observed.rolling:
         return Judgement("Progressing", "True", *observed.rolling)
     if view.lagging:
-        return Judgement("Progressing", "True", "LoadingAdapters", "pods are following the table")
+        return Judgement("Progressing", "True", "LoadingAdapters", "pods are loading adapters")
     if view.ready_pods < observed.wanted_pods:
         return Judgement("Progressing", "True", "PodsStarting", "pods are starting")
     if any(reason in WAITING for reason, _ in view.unresolved):
-        return Judgement("Progressing", "False", "WaitingForDependency", "jobs must finish first")
+        return Judgement(
+            "Progressing", "False", "WaitingForDependency", "jobs that it names must finish first"
+        )
     if observed.outdated:
         return Judgement("Progressing", "False", "UpdateAvailable", _OUTDATED)
-    return Judgement("Progressing", "False", "Settled", "nothing is left to do")
+    return Judgement("Progressing", "False", "Settled", "everything is as the spec says")
 
 
 def _degraded(view: _View) -> Judgement:
-    """True when something is wrong that time alone will not mend."""
+    """True when something is wrong that does not go away by itself."""
     bad = [(reason, message) for reason, message in view.unresolved if reason not in WAITING]
     bad += [p for p in (view.observed.apply_problem,) if p]
     bad += [(a.failing[0].reason, f"{a.name}: {a.message}") for a in view.adapters if a.failing]
@@ -246,11 +253,11 @@ def _degraded(view: _View) -> Judgement:
         return Judgement("Degraded", "True", bad[0][0], _list([message for _, message in bad]))
     if view.unread:
         return Judgement("Degraded", "Unknown", "StateUnreadable", _unreadable(view))
-    return Judgement("Degraded", "False", "AsExpected", "nothing is known to be wrong")
+    return Judgement("Degraded", "False", "AsExpected", "no problem is known")
 
 
 def _unreadable(view: _View) -> str:
-    """A pod that is ready answers the kubelet, so what is in the way lies between the operator and it."""
+    """A pod that is ready answers the kubelet, so the obstacle is between the operator and the pod."""
     return (
         f"no answer from {_list(view.unread)}: let the operator reach port {ADMIN_PORT} of these pods. In "
         "the way may be a network policy (examples/networkpolicies/serving.yaml lets it in) or a mesh's mTLS"
@@ -258,7 +265,7 @@ def _unreadable(view: _View) -> str:
 
 
 def _lost_pods(view: _View) -> bool:
-    """Whether pods that were ready are not any more, and that not by a rollout."""
+    """Whether pods that were ready are no longer, for another reason than a rollout."""
     if view.observed.rolling or view.ready_pods >= view.observed.wanted_pods:
         return False
     before = next((c for c in view.previous.conditions if c.type == "Degraded"), None)

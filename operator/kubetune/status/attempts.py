@@ -22,8 +22,8 @@ QUOTED = 256
 _POD_FAILED = {"BackoffLimitExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"}
 """Reasons of a Job whose pod failed: of these the pod tells more."""
 SETTLING = timedelta(seconds=10)
-"""A trainer has ended, other containers have not. So long the kubelet may take to say that it is ending them
-all, and why."""
+"""How long, after the trainer has ended and other containers have not, the kubelet may take to say that it is
+ending them all, and why."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Attempt:
     has_pod: bool = True
     """Whether there is a pod to look at."""
     being_made: str | None = None
-    """UID of its pod, while only events tell what keeps its volumes and its network from being made."""
+    """UID of its pod, while only events tell what holds up its volumes and its network."""
     last_word: TerminationMessage | None = None
-    """What the trainer said at its end."""
+    """The trainer's termination message."""
     trouble: Trouble | None = None
     """Why it does not start."""
     outcome: Outcome | None = None
@@ -59,15 +59,15 @@ class Attempt:
     deadline_seconds: int | None = None
     """How long after that the kubelet ends it."""
     grace_seconds: int = 0
-    """How long it may take to end then."""
+    """How long its pod may take to end after that."""
     held: Held | None = None
     """Who has suspended its Job."""
     silent_node: str | None = None
     """Node of its pod, if the trainer began there and the node does not answer any more."""
     ending: Ending | None = None
-    """How the end of its pod stands, where that was told to end."""
+    """How far its pod has come in ending, if it was told to end."""
     outlived_by: Mapping[str, Any] | None = None
-    """Metadata of its pod, where the trainer has ended and other containers go on."""
+    """Metadata of its pod, if the trainer has ended and other containers go on."""
     again: datetime | None = None
     """When to look again, although nothing may change until then."""
 
@@ -171,7 +171,7 @@ def _goes_on(pod: Mapping[str, Any]) -> bool:
 
 
 def _last_word(terminated: Mapping[str, Any] | None) -> tuple[TerminationMessage | None, str]:
-    """The termination message; what is wrong with it if it cannot be read."""
+    """The termination message, and what is wrong with it if it cannot be read."""
     text = (terminated or {}).get("message", "")
     if not text:
         return None, ""

@@ -60,7 +60,7 @@ Decision = Wait | StartAttempt | StopAttempt | Hold | Finish
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is of a job in the cluster."""
+    """The attempts and pods of a job that exist in the cluster."""
 
     attempts: Sequence[Attempt] = ()
     """Those whose Jobs exist, oldest first."""
@@ -73,7 +73,7 @@ class Seen:
     unending_seconds: int = 0
     """How long since then pods have not ended that should have."""
     endings: Sequence[Ending] = ()
-    """Those of `alive` that were told to end."""
+    """How far those pods of `alive` have come in ending that were told to end."""
 
 
 def decide(seen: Seen, previous: JobStatus, wanted: Lifecycle, now: datetime) -> Decision:
@@ -141,7 +141,7 @@ def _used(seen: Seen, previous: JobStatus) -> int:
 def _look_again(
     seen: Seen, runs: Attempt, previous: JobStatus, wanted: Lifecycle, now: datetime
 ) -> datetime | None:
-    """When something is to be done about a running attempt of which nothing else tells."""
+    """When to look at a running attempt again although no event may come."""
     moments = [runs.again, _deadline(seen, runs, previous, wanted, now), _next_late(seen.endings, now)]
     return min((moment for moment in moments if moment), default=None)
 
@@ -154,7 +154,7 @@ def _next_late(endings: Sequence[Ending], now: datetime) -> datetime | None:
 def _deadline(
     seen: Seen, runs: Attempt, previous: JobStatus, wanted: Lifecycle, now: datetime
 ) -> datetime | None:
-    """When the time of a running attempt is up, where the kubelet does not see to it."""
+    """When the time of a running attempt is up, if the kubelet does not end it by itself."""
     limit, used = wanted.active_deadline_seconds, _used(seen, previous)
     if limit is None or runs.begun is None:
         return None
@@ -165,7 +165,7 @@ def _deadline(
 
 
 def _ended_by_kubelet(runs: Attempt) -> datetime | None:
-    """By when an attempt has ended whose time is up, where the kubelet sees to it; None if it does not."""
+    """By when the kubelet has ended an attempt whose time is up; None if it does not."""
     if runs.begun is None or runs.deadline_seconds is None or runs.ending:
         return None
     return runs.begun + timedelta(seconds=runs.deadline_seconds + runs.grace_seconds) + LATE
@@ -203,7 +203,8 @@ def _due_after_deletion(previous: JobStatus, now: datetime) -> datetime:
 
 
 def was_suspended(previous: JobStatus) -> bool:
-    """Whether the newest attempt was ended by us, on the user's wish, and no other has started since."""
+    """Whether the operator ended the newest attempt because the user suspended the job, and no other has
+    started since."""
     found = find(previous.conditions, "Suspended")
     return found is not None and (found.status == "True" or found.reason in ("Stopping", "Resumed"))
 
@@ -217,7 +218,7 @@ def delay(attempts: int) -> timedelta:
 
 def _exhausted(cause: Failure, limit: int) -> Failure:
     said = (
-        f"backoffLimit is {limit}, and the last attempt failed again: {cause.reason.value}: {cause.message}"
+        f"The last attempt that backoffLimit {limit} allows has failed: {cause.reason.value}: {cause.message}"
     )
     return cause.model_copy(update={"reason": Reason.BACKOFF_LIMIT_EXCEEDED, "message": said})
 
@@ -234,5 +235,5 @@ def _too_long(limit: int, seen: Seen, previous: JobStatus, now: datetime) -> Fai
     return Failure(
         reason=Reason.DEADLINE_EXCEEDED,
         message=f"The run was not complete after activeDeadlineSeconds, {limit} s{_reached(seen, previous)}: "
-        f"apply a new job with a longer one.{' ' if unending else ''}{unending}",
+        f"create a new job with a higher limit.{' ' if unending else ''}{unending}",
     )

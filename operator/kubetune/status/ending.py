@@ -11,11 +11,11 @@ from typing import Any
 from kubetune.status.conditions import parse_timestamp
 
 LATE = timedelta(seconds=15)
-"""A kubelet that answers has said so long after a pod's time to end that it has ended."""
+"""A kubelet that answers has reported the end of a pod this long after its grace period."""
 
 IF_LOST = (
-    "If its node is lost for good, delete the Node, or the pod by force (kubectl delete pod --force): that "
-    "says that nothing of it runs any more"
+    "If its node is lost for good, delete the Node, or delete the pod by force (kubectl delete pod --force). "
+    "Either one declares that nothing of the pod runs any more"
 )
 
 
@@ -28,9 +28,9 @@ class Ending:
     node: str
     """Where it is; empty before a node has taken it."""
     until: datetime
-    """Until when it may take to end."""
+    """End of its grace period."""
     forced: bool = False
-    """Whether somebody has deleted it by force: who does that vouches for its end."""
+    """Whether somebody has deleted it by force: who does that guarantees that it has ended."""
 
     def is_late(self, now: datetime) -> bool:
         """Whether it should have ended."""

@@ -31,15 +31,15 @@ TAKEN_FOR = {
 }
 """Reasons of a pod's status, where there is no such condition."""
 TAKEN = {
-    Reason.PREEMPTED: "A pod of higher priority took the place of this one",
-    Reason.NODE_LOST: "The node of the pod is lost",
+    Reason.PREEMPTED: "A pod of higher priority preempted this one",
+    Reason.NODE_LOST: "The node of the pod was lost",
     Reason.EVICTED: "The pod was evicted",
     Reason.POD_DELETED: "The pod was deleted",
 }
 REJECTED = "Pod was rejected: "
-"""How the kubelet begins, where it does not take a pod that it was given."""
+"""How the message of a kubelet that rejects a pod begins."""
 NEVER_STARTED = {"StartError", "ContainerCannotRun"}
-"""Reasons of a container that its runtime made and could not start; what it says is the runtime's."""
+"""Reasons of a container that its runtime made but could not start. The message is the runtime's."""
 SIGKILLED = 137
 SIGKILL_ADVICE = "Something killed it: if that happens again, see whether its node is short of memory."
 GOES_ON = "The run goes on from its newest checkpoint."
@@ -105,7 +105,7 @@ def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] 
     found = (c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget")
     disruption = next((c for c in found if c["status"] == "True"), None)
     if status.get("reason") == "DeadlineExceeded" and not _ended_by_us(pod):
-        failure = _failure(pod, Reason.DEADLINE_EXCEEDED, code, f"The time was up: {said}")
+        failure = _failure(pod, Reason.DEADLINE_EXCEEDED, code, f"The deadline of the pod has passed: {said}")
         return _not_counted(Reason.DEADLINE_EXCEEDED), failure
     if disruption:
         reason = TAKEN_BY.get(disruption.get("reason", ""), Reason.EVICTED)
@@ -130,7 +130,7 @@ def _ended_by_us(pod: Mapping[str, Any]) -> bool:
 
 
 def _own_excess(why: str) -> str | None:
-    """What to do where a pod was evicted for what it used; None where it was for others."""
+    """What to do if a pod was evicted for its own usage; None if it was evicted for another reason."""
     if "exceed" in why:
         return "Lower what it writes to /tmp, or raise its ephemeral-storage limit."
     if "than its request of" in why:
@@ -157,7 +157,7 @@ def _never_ran(pod: Mapping[str, Any]) -> tuple[Outcome, Failure]:
         )
         reason = Reason.POD_REJECTED
     else:
-        reason, message = Reason.POD_FAILED, f"{_culprit(pod) or said or 'Nothing says why'}."
+        reason, message = Reason.POD_FAILED, f"{_culprit(pod) or said or 'its status gives no reason'}."
         message = f"The pod failed before its trainer had run: {message}"
     return Outcome(reason, retry=True, counted=True), _failure(pod, reason, None, message)
 

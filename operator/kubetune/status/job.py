@@ -20,11 +20,11 @@ NEEDS = ("DependenciesReady", "ResourcesReady")
 STARTING = {Reason.IMAGE_ERROR, Reason.CONTAINER_ERROR, Reason.UNSCHEDULABLE, Reason.PODS_REFUSED}
 """Reasons for which an attempt does not start: nothing has failed yet."""
 ADVICE = {
-    Reason.IMAGE_ERROR: "See compute.podTemplate.image and imagePullSecrets, and what the chart was given; ",
-    Reason.CONTAINER_ERROR: "See what the pod mounts and runs; ",
-    Reason.PODS_REFUSED: "See the quota and the policies of the namespace; ",
+    Reason.IMAGE_ERROR: "Check compute.podTemplate.image, its imagePullSecrets and the chart's images. ",
+    Reason.CONTAINER_ERROR: "Check what the pod mounts and runs. ",
+    Reason.PODS_REFUSED: "Check the quotas and admission policies of the namespace. ",
 }
-CHANGING = "compute may be changed while suspend is true"
+CHANGING = "To change compute, set suspend: true first"
 Word = Literal["True", "False", "Unknown"]
 _WORDS: dict[bool | None, Word] = {True: "True", False: "False", None: "Unknown"}
 
@@ -41,12 +41,12 @@ class Need:
 
 @dataclass(frozen=True)
 class ObservedJob:
-    """What was found out about a job."""
+    """What the operator found out about a job."""
 
     seen: Seen
     """Attempts and their pods."""
     dependencies: Need
-    """The jobs of base model and adapter."""
+    """Whether the jobs that it starts from have made what is needed."""
     resources: Need
     """Claims, ConfigMaps, and the creation of children."""
     suspend: bool = False
@@ -133,7 +133,8 @@ def job_status(
 
 
 def _undisturbed(observed: ObservedJob, decision: Decision) -> bool:
-    """Whether an attempt just runs: to tell its time would be a new status at every look."""
+    """Whether an attempt simply runs. Its running time is then not written: that would be a new status at
+    every look."""
     last = observed.last
     goes_on = last is not None and last.state in ("Pending", "Running") and not (last.ending or last.held)
     return isinstance(decision, Wait) and goes_on

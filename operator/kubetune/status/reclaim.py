@@ -15,7 +15,7 @@ _TAIL = 400
 
 @dataclass(frozen=True)
 class Left:
-    """What is left to do before a job can go."""
+    """Why a job that is being deleted still exists."""
 
     reason: str
     message: str
@@ -26,7 +26,7 @@ class Left:
 def reclaimed(
     job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], held_up: Trouble | None, folder: str
 ) -> Left | None:
-    """What the Job that removes the files says; None when it has done so.
+    """What the Job that removes the files reports; None when they are removed.
 
     Args:
         job: the Job.
@@ -67,7 +67,7 @@ def _last_word(pod: Mapping[str, Any]) -> str:
 
 
 def says(status: JobStatus, left: Left) -> bool:
-    """Whether a status tells already what is left to do."""
+    """Whether a status already says why the job still exists."""
     told = find(status.conditions, "Reclaimed")
     return told is not None and (told.reason, told.message) == (left.reason, left.message)
 

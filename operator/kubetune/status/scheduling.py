@@ -17,18 +17,18 @@ _COUNTED = re.compile(r"(?:^|, )\d+ (.+?)(?=, \d+ |\.?\s*$)", re.DOTALL)
 _LACKING = "Insufficient "
 _REMEDIES = {
     # how the scheduler's reason begins: what it means, and what to do
-    "node(s) had untolerated taint": "some have taints{} that it does not tolerate: see "
+    "node(s) had untolerated taint": "some nodes have taints{} that it does not tolerate: see "
     "{template}.tolerations",
-    "node(s) didn't match Pod's node affinity": "some have other labels than it needs: see "
+    "node(s) didn't match Pod's node affinity": "some nodes have other labels than it needs: see "
     "{template}.nodeSelector and affinity",
-    "node(s) were unschedulable": "some are cordoned: uncordon them",
-    "Too many pods": "some are full of pods: add nodes",
+    "node(s) were unschedulable": "some nodes are cordoned: uncordon them",
+    "Too many pods": "some nodes have as many pods as they can: add nodes",
     "pod has unbound immediate PersistentVolumeClaims": "a claim that it mounts has no volume: see the "
     "claim's events",
 }
 _UNSCHEDULABLE = "Unschedulable"
 _NO_NODES = "no nodes available"
-_LOOK = "`kubectl describe nodes` shows what they have and what is taken"
+_LOOK = "`kubectl describe nodes` shows what they have and what is in use"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _reasons(message: str) -> list[str]:
 def _lack(pod: Mapping[str, Any], names: Sequence[str], field: str) -> str:
     wanted = ", ".join(" ".join(filter(None, (name, _asked(pod, name)))) for name in names)
     return (
-        f"some have less free than it asks for ({wanted}): end other pods, add such nodes, or lower {field}"
+        f"some nodes have less free than it asks for ({wanted}): end other pods, add nodes, or lower {field}"
     )
 
 
@@ -96,4 +96,4 @@ def _remedy(reason: str, template: str) -> str:
             # Older schedulers name the taint.
             _, brace, taint = reason.partition("{")
             return remedy.replace("{}", f" ({brace}{taint})" if taint else "").replace("{template}", template)
-    return reason.replace("node(s)", "some")
+    return reason.replace("node(s)", "some nodes")

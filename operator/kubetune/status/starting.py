@@ -39,7 +39,7 @@ class Trouble:
     """As Kubernetes has it."""
     message: str
     kind: Reason
-    """What it comes to."""
+    """The reason of the failure that it becomes."""
     pod: str | None = None
 
 

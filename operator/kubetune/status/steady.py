@@ -1,7 +1,7 @@
-"""Words of kubelet, scheduler, API server and engine without what is another at each try. Pure.
+"""Messages of kubelet, scheduler and API server without the parts that differ at each try. Pure.
 
-A name, a directory or a port that somebody drew by lot makes the same fault look like news: each time there
-would be another event and another write of the status.
+A random name, folder or port would make the same fault look new: there would be another event and another
+write of the status each time.
 """
 
 import re

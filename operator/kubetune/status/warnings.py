@@ -1,4 +1,4 @@
-"""What a job does otherwise than somebody may expect, by its spec and by its trainer. Pure."""
+"""What a job does differently from what one may expect, by its spec and by its trainer. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from kubetune.status.conditions import Judgement
 
 
 def foreseen(spec: Mapping[str, Any]) -> list[RunWarning]:
-    """What the spec alone tells, before anything runs."""
+    """Warnings that the spec alone gives, before anything runs."""
     found = []
     training, data = spec.get("training") or {}, spec.get("data") or {}
     if text := warmup_never_ends(training.get("warmupSteps") or 0, training.get("maxSteps") or 0):
@@ -21,14 +21,14 @@ def foreseen(spec: Mapping[str, Any]) -> list[RunWarning]:
 
 
 def with_all_warnings(word: TrainerStatus | None, live: TrainerStatus | None) -> TrainerStatus | None:
-    """The final numbers. A termination message holds warnings shortened, so those told live are kept."""
+    """The final numbers. A termination message has shortened warnings, so those reported live are kept."""
     if word is None or live is None or len(live.warnings or []) < len(word.warnings or []):
         return word
     return word.model_copy(update={"warnings": live.warnings})
 
 
 def warnings_of(spec: Mapping[str, Any], trainer: TrainerStatus | None) -> list[RunWarning]:
-    """All of them. What the trainer says of a reason replaces what was foreseen."""
+    """All warnings. The trainer's warning of a reason replaces the one that was foreseen."""
     said = (trainer.warnings if trainer else None) or []
     reasons = {warning.reason for warning in said}
     return [*(warning for warning in foreseen(spec) if warning.reason not in reasons), *said]

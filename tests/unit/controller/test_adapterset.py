@@ -76,7 +76,7 @@ def test_a_deployment_that_somebody_has_paused():
 
 def test_a_rollout_for_a_higher_rank_says_so():
     found = rolling(deployment(), EngineLimits(2, 64, ("models",)), [pod(64), pod(16)])
-    assert found == ("NewMaxLoraRank", "pods are replaced: engines make room for rank 64")
+    assert found == ("NewMaxLoraRank", "pods are being replaced, to serve adapters up to rank 64")
 
 
 @pytest.mark.parametrize("suffix", ["x7k2b", "bbbbb"])

@@ -171,11 +171,11 @@ LOST = {
     "somebody deleted it before it began": (deleted(lost(GONE)), "PodDeleted", False, "was deleted"),
     "its time was up": (
         lost(ended(143), reason="DeadlineExceeded", message="Pod was active on the node longer than"),
-        "DeadlineExceeded", False, "The time was up",
+        "DeadlineExceeded", False, "The deadline of the pod has passed",
     ),
     "its time was up while its image was pulled": (
         lost(CREATING, reason="DeadlineExceeded", message="Pod was active on the node longer than"),
-        "DeadlineExceeded", False, "The time was up",
+        "DeadlineExceeded", False, "The deadline of the pod has passed",
     ),
     "its node restarted": (lost(GONE), "Killed", True, "node or its container runtime restarts"),
     "its node restarted, by containerd": (lost(ended(255, "", "Unknown")), "Killed", True, "code 255"),
@@ -187,7 +187,7 @@ LOST = {
         lost(waiting("PodInitializing"), init=[{"name": "fetch", "state": ended(137, "", "OOMKilled")}]),
         "PodFailed", True, "exit code 137, OOMKilled",
     ),
-    "failed, and nothing says why": (lost(None, phase="Failed"), "PodFailed", True, "Nothing says why"),
+    "failed, and nothing says why": (lost(None, phase="Failed"), "PodFailed", True, "its status gives no reason"),
     "failed, and a message says why": (
         lost(CREATING, message="it never began"), "PodFailed", True, "it never began",
     ),

@@ -18,8 +18,8 @@ POD: dict[str, Any] = {
         "containers": [{"resources": {"requests": {"cpu": "100m"}}}, {"resources": {}}],
     }
 }
-LACKING = "some have less free than it asks for ({}): end other pods, add such nodes, or lower c.resources"
-TAINTED = "some have taints{} that it does not tolerate: see c.template.tolerations"
+LACKING = "some nodes have less free than it asks for ({}): end other pods, add nodes, or lower c.resources"
+TAINTED = "some nodes have taints{} that it does not tolerate: see c.template.tolerations"
 SAID = {
     # name: (the scheduler's words, ours)
     "a resource": (
@@ -34,7 +34,7 @@ SAID = {
         "0/7 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu, 3 node(s) had "
         "untolerated taint(s), 4 Insufficient nvidia.com/gpu. preemption: 0/7 nodes are available: 7 "
         "Preemption is not helpful for scheduling.",
-        f"{LACKING.format('cpu 500m + 100m, nvidia.com/gpu 1')}; some are cordoned: uncordon them; "
+        f"{LACKING.format('cpu 500m + 100m, nvidia.com/gpu 1')}; some nodes are cordoned: uncordon them; "
         f"{TAINTED.format('')}",
     ),
     "a taint, named by older schedulers": (
@@ -43,7 +43,7 @@ SAID = {
     ),
     "labels": (
         "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
-        "some have other labels than it needs: see c.template.nodeSelector and affinity",
+        "some nodes have other labels than it needs: see c.template.nodeSelector and affinity",
     ),
     "a resource that it does not ask for": (
         "0/1 nodes are available: 1 Insufficient memory.", LACKING.format("memory"),
@@ -54,7 +54,7 @@ SAID = {
     ),
     "something new": (
         "0/3 nodes are available: 1 Too many pods, 2 node(s) had a bad day, or two.",
-        "some are full of pods: add nodes; some had a bad day, or two",
+        "some nodes have as many pods as they can: add nodes; some nodes had a bad day, or two",
     ),
     "another scheduler": ("waiting for the gang", "waiting for the gang"),
 }  # fmt: skip
@@ -69,7 +69,7 @@ def told_of(said: str, reason: str = "Unschedulable", **spec: Any) -> tuple[str,
 @pytest.mark.parametrize(("said", "told"), SAID.values(), ids=SAID)
 def test_users_are_told_what_to_do(said: str, told: str):
     [_, shown] = told_of(said) or ()
-    head, tail = "no node takes it: ", ". `kubectl describe nodes` shows what they have and what is taken"
+    head, tail = "no node takes it: ", ". `kubectl describe nodes` shows what they have and what is in use"
     assert shown == f"{head}{told}{tail}"
 
 
