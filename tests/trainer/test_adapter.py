@@ -114,7 +114,7 @@ BAD = {
     "a layer is missing": (lambda t, f: without(t, f, "layers.1.mlp"), {}, 15, "other layers than the base"),
     "another kind": (lambda t, f: changed(t, f, peft_type="IA3"), {}, 10, "is of type IA3: name a LoRA"),
     "with whole layers": (
-        lambda t, f: changed(t, f, modules_to_save=["score"]), {}, 10, "holds whole layers, too \\(score\\)",
+        lambda t, f: changed(t, f, modules_to_save=["score"]), {}, 10, "also holds whole layers \\(score\\)",
     ),
 }  # fmt: skip
 

@@ -121,23 +121,23 @@ def model(**changes: object) -> Harm:
 BASES: dict[str, tuple[Harm, str]] = {
     "an index that leads out": (
         index("../out.safetensors", lambda f: shutil.copy(f / WEIGHTS, f.parent / "out.safetensors")),
-        r"model.safetensors.index.json names '../out.safetensors', which is no safetensors file in",
+        r"model.safetensors.index.json names '../out.safetensors', which is not a safetensors file in",
     ),
-    "an index with an absolute path": (index("/etc/x.safetensors", lambda f: None), "is no safetensors file"),
+    "an index with an absolute path": (index("/etc/x.safetensors", lambda f: None), "not a safetensors file"),
     "an index of pickles": (
         index("w.bin", lambda f: torch.save(load_file(f / WEIGHTS), f / "w.bin")),
-        "names 'w.bin', which is no safetensors file",
+        "names 'w.bin', which is not a safetensors file",
     ),
     "an index of what is not there": (index("w.safetensors", lambda f: None), "w.safetensors, which .*index"),
     "an index of nothing": (write("model.safetensors.index.json", {"weight_map": {}}), "has no weight_map"),
     "an index that is a list": (write("model.safetensors.index.json", []), "holds a list, not an object"),
     "an index of numbers": (
-        write("model.safetensors.index.json", {"weight_map": {"a": 1}}), "names 1, which is no safetensors"
+        write("model.safetensors.index.json", {"weight_map": {"a": 1}}), "names 1, which is not a safetensors"
     ),
     "an adapter": (write("adapter_config.json", {"peft_type": "LORA"}), "adapter_config.json lies in its"),
     "a config of other types": (model(hidden_size="64"), "base model cannot be loaded: .*'hidden_size'"),
-    "a config that is a list": (write("config.json", []), "config.json is no JSON object .*holds a list"),
-    "a deep config": (write("config.json", "[" * 200_000), "config.json is no JSON object"),
+    "a config that is a list": (write("config.json", []), "config.json is not a JSON object .*holds a list"),
+    "a deep config": (write("config.json", "[" * 200_000), "config.json is not a JSON object"),
     "a config with too many layers": (model(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     "a config of other shapes": (
         model(intermediate_size=96), r"down_proj.weight is \[64, 128\], not \[64, 96\]\): put the config.json"
@@ -150,7 +150,7 @@ BASES: dict[str, tuple[Harm, str]] = {
     "attention that is not here": (
         model(attn_implementation="flash_attention_2"), "attn_implementation 'flash_attention_2' is not"
     ),
-    "dropout beyond 1": (model(attention_dropout=2.0), "attention_dropout is 2.0, which is no share"),
+    "dropout beyond 1": (model(attention_dropout=2.0), "attention_dropout is 2.0, which is not a fraction"),
     "no heads": (model(num_attention_heads=0), "config.json"),
     "padding elsewhere": (model(pad_token_id=10**9), "base model cannot be loaded: .*[Pp]adding_idx"),
     "a list of generation settings": (write("generation_config.json", []), "generation_config.json is no"),
@@ -162,7 +162,7 @@ BASES: dict[str, tuple[Harm, str]] = {
     "infinite": (weights(first("lm_head.weight", float("inf"))), "lm_head.weight that are not finite"),
     "a tokenizer that is a list": (write("tokenizer.json", []), "no usable tokenizer: tokenizer.json is no"),
     "settings of a tokenizer in a list": (write("tokenizer_config.json", []), "tokenizer_config.json is no"),
-    "special tokens in a list": (write("special_tokens_map.json", []), "special_tokens_map.json is no JSON"),
+    "special tokens in a list": (write("special_tokens_map.json", []), "special_tokens_map.json is not"),
     "an end token of another type": (
         fields("tokenizer_config.json", eos_token=5), "no usable tokenizer: .*eos_token has to be"
     ),
@@ -292,7 +292,7 @@ ADAPTERS: dict[str, tuple[Harm, int, str]] = {
     "a huge rank": (adapter(r=10**30), 10, "has r 1000.*, which is not a whole number"),
     "an infinite alpha": (adapter(lora_alpha=float("inf")), 10, "lora_alpha inf, which is not a finite"),
     "targets that are a number": (adapter(target_modules=5), 10, "has target_modules 5"),
-    "targets that are malformed": (adapter(target_modules="(["), 10, "target_modules is no regular expr"),
+    "targets that are malformed": (adapter(target_modules="(["), 10, "target_modules is not a regular expr"),
     "targets that are slow": (adapter(target_modules=SLOW), 10, "not matched in 1 seconds: list the names"),
     "exclusions that are slow": (adapter(exclude_modules=SLOW), 10, "exclude_modules is a regular expr"),
     "ranks in a list": (adapter(rank_pattern=[1]), 10, "rank_pattern"),
@@ -303,13 +303,13 @@ ADAPTERS: dict[str, tuple[Harm, int, str]] = {
     "tokens that it needs": (adapter(alora_invocation_tokens=[1]), 10, "has alora_invocation_tokens"),
     "tokens that it trains": (adapter(trainable_token_indices=[1]), 10, "has trainable_token_indices"),
     "biases that it trains": (adapter(bias="all"), 10, "has bias 'all'"),
-    "what is not known": (adapter(evil=5), 10, "has evil 5, which is not gone on with"),
-    "a config that is a list": (write("adapter_config.json", []), 10, "adapter_config.json is no JSON"),
-    "a deep config": (write("adapter_config.json", "[" * 200_000), 10, "adapter_config.json is no JSON"),
+    "what is not known": (adapter(evil=5), 10, "has evil 5, from which training cannot continue"),
+    "a config that is a list": (write("adapter_config.json", []), 10, "adapter_config.json is not a JSON"),
+    "a deep config": (write("adapter_config.json", "[" * 200_000), 10, "adapter_config.json is not a JSON"),
     "NaN": (weights(lambda w: {n: t * NAN for n, t in w.items()}, "adapter_model.safetensors"), 10, "finite"),
     "whole numbers": (
         weights(lambda w: {n: t.to(torch.int8) for n, t in w.items()}, "adapter_model.safetensors"),
-        10, "is of type torch.int8, which no adapter is",
+        10, "is of type torch.int8, which no adapter has",
     ),
     "other shapes": (weights(narrower, "adapter_model.safetensors"), 15, "does not fit the base: .*mismatch"),
     "a manifest that is a folder": (lambda f: (f / "manifest.json").mkdir(), 10, "remove manifest.json or"),

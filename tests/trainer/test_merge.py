@@ -158,7 +158,7 @@ def test_what_cannot_be_merged_is_refused_before_training(run: Run, base: Path, 
     embeddings = Lora(rank=4, alpha=8, target_modules=["embed_tokens", "q_proj"])
     ended = run(spec_of(tmp_path / "out", tied, corpus, lora=embeddings))
     assert ended.code == 10, ended.out
-    assert "names model.embed_tokens, which is embeddings and output head" in ended.message.message
+    assert "names model.embed_tokens, which is both embeddings and output head" in ended.message.message
     assert "train step" not in ended.out
 
     doubles = {n: t.double() for n, t in load_file(base / "model.safetensors").items()}
@@ -185,7 +185,7 @@ def test_a_merger_that_answers_otherwise_fails_the_run(
     monkeypatch.setattr(merge.full, "export", damaged)
     ended = run(spec_of(tmp_path / "out", base, corpus))
     assert ended.code == 10, ended.out
-    assert "the merged weights answer otherwise than base and adapter do" in ended.message.message
+    assert "the merged weights do not answer as base and adapter do" in ended.message.message
     assert not (tmp_path / "out/artifact").exists()
 
 

@@ -207,4 +207,4 @@ def test_an_adapter_of_a_reward_model_is_no_start(run: Run, base: Path, corpus: 
     start = RunAdapter(uri="pvc://out/rm", path=str(former), root=str(former.parent))
     ended = run(dpo_spec(tmp_path, base, corpus, lora=None, adapter=start))
     assert ended.code == 10, ended.out
-    assert "holds whole layers, too" in ended.message.message
+    assert "also holds whole layers" in ended.message.message

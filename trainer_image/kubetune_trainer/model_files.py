@@ -42,7 +42,7 @@ def json_object(path: Path, what: str) -> dict[str, Any]:
     except Exception as error:
         if not of_the_file(error):
             raise
-        raise InvalidSpec(f"{what}: {path.name} is no JSON object ({cause(error)}): restore it") from error
+        raise InvalidSpec(f"{what}: {path.name} is not a JSON object ({cause(error)}): restore it") from error
     return found
 
 
@@ -84,7 +84,9 @@ def check_config(config: Mapping[str, Any], what: str) -> None:
             and type(value) in (int, float)
             and not 0 <= value <= 1
         ):
-            raise InvalidSpec(f"{what}: {name} is {value}, which is no share: set it to a number from 0 to 1")
+            raise InvalidSpec(
+                f"{what}: {name} is {value}, which is not a fraction: set it to a number from 0 to 1"
+            )
         if name in ("attn_implementation", "_attn_implementation") and value not in ATTENTION:
             raise InvalidSpec(f"{what}: {name} {value!r} is not available here: remove the field")
 
@@ -116,14 +118,14 @@ def _shards(index: Path, folder: Path, what: str) -> list[Path]:
         path = PurePosixPath(name if plain else "/")
         if path.is_absolute() or ".." in path.parts:
             raise InvalidSpec(
-                f"{failed}: {index.name} names {name!r}, which is no safetensors file in the model's folder: "
-                "restore the file or the index"
+                f"{failed}: {index.name} names {name!r}, which is not a safetensors file in the model's "
+                "folder: restore the file or the index"
             )
         found[name] = index.parent / path
         inside = found[name].resolve().is_relative_to(folder.resolve())
         if not inside or not found[name].is_file():
             raise InvalidSpec(
-                f"{failed}: {name}, which {index.name} names, is no regular file there: restore it"
+                f"{failed}: {name}, which {index.name} names, is not a regular file: restore it"
             )
     return [*found.values()]
 

@@ -115,7 +115,7 @@ class Progress:
         except (OSError, ValueError) as error:
             self._warn(str(error))
         except HTTPException as error:
-            self._warn(f"what answered is no HTTP server ({type(error).__name__}: {str(error).strip()})")
+            self._warn(f"the receiver does not answer in HTTP ({type(error).__name__}: {str(error).strip()})")
 
     def _warn(self, text: str) -> None:
         if time.monotonic() - self._warned >= _WARN_EVERY:

@@ -402,7 +402,7 @@ def _nothing(spec: RunSpec) -> str:
     """What to do about it."""
     if spec.rollout:
         return (
-            "no answer was rewarded otherwise than the others: start from a tuned adapter, choose another "
+            "all answers got the same reward: start from a tuned adapter, choose another "
             "reward, or raise rollout.temperature"
         )
     return "see whether the data hold anything but what the model says already"

@@ -187,7 +187,9 @@ LOST = {
         lost(waiting("PodInitializing"), init=[{"name": "fetch", "state": ended(137, "", "OOMKilled")}]),
         "PodFailed", True, "exit code 137, OOMKilled",
     ),
-    "failed, and nothing says why": (lost(None, phase="Failed"), "PodFailed", True, "its status gives no reason"),
+    "failed, and nothing says why": (
+        lost(None, phase="Failed"), "PodFailed", True, "its status gives no reason",
+    ),
     "failed, and a message says why": (
         lost(CREATING, message="it never began"), "PodFailed", True, "it never began",
     ),

@@ -110,7 +110,7 @@ def test_a_prompt_has_the_tokens_that_serving_gives_it(tokenizer):
         ("{{ 1 + 'a' }}", "refuses the conversation: unsupported operand"),
         ("the same", "does not show the words 'be kind' of role system"),
         (CHATML.replace("m.content", "m.content[0].text"), "refuses the conversation"),
-        (CHATML.replace("assistant\n", "assistant\n<think>\n"), "asks for an answer by .*<think>"),
+        (CHATML.replace("assistant\n", "assistant\n<think>\n"), "opens an answer with .*<think>"),
     ],
 )
 def test_templates_that_cannot_be_masked_are_refused(tokenizer, template: str, message: str):
@@ -157,7 +157,7 @@ def test_templates_of_well_known_models(tokenizer, name: str):
     other.bos_token = other.eos_token
     talk = Conversation(TALK.messages[1:])
     if name.removesuffix("_training") in OTHERWISE | PARTS:
-        with pytest.raises(DataError, match=r"chat template (asks|refuses|does not show)"):
+        with pytest.raises(DataError, match=r"chat template (opens|refuses|does not show)"):
             examples_of(talk, other)
         return
     said = []

@@ -165,7 +165,7 @@ def test_answers_to_what_was_cut_off_are_left_out(turns: list[tuple[str, str]], 
 
 @pytest.mark.parametrize("turns", [[A], [S, A, B], [A, Q], [S, Q], [("tool", "3"), A]])
 def test_of_a_conversation_an_answer_must_be_left(turns: list[tuple[str, str]]):
-    with pytest.raises(DataError, match=r"f\.jsonl, line 7: there is no message of the assistant to learn"):
+    with pytest.raises(DataError, match=r"f\.jsonl, line 7: no message of the assistant answers the user"):
         example("messages", {"messages": messages(*turns)})
 
 
@@ -206,16 +206,16 @@ def test_preferences(data: dict, expected: Preference):
         ({"prompt": "P", "chosen": "A"}, 'needs "prompt", "chosen" and "rejected", all of them strings'),
         (PAIR | {"prompt": 3}, "all of them strings or all of them lists of messages"),
         (PAIR | {"prompt": "Q", "chosen": "A"}, "all of them strings or all of them lists of messages"),
-        (PAIR | {"prompt": []}, "a prompt is needed"),
-        (PAIR | {"prompt": " "}, "a prompt is needed"),
-        (PAIR, "a prompt is needed"),
+        (PAIR | {"prompt": []}, "there is no prompt"),
+        (PAIR | {"prompt": " "}, "there is no prompt"),
+        (PAIR, "there is no prompt"),
         (WHOLE | {"prompt": messages(Q)}, "'chosen' must be one message of the assistant"),
         (WHOLE | {"prompt": "other"}, "'chosen' must be one message of the assistant, or .* with 'prompt'"),
         (PAIR | {"prompt": "Q", "rejected": []}, "'rejected' must be one message of the assistant, or"),
         (WHOLE | {"chosen": messages(A, Q)}, "'chosen' must end with a message of the assistant"),
         (WHOLE | {"rejected": []}, "'rejected' must end with a message of the assistant"),
-        (WHOLE | {"rejected": messages(("user", "other"), B)}, "must be the same but for the last message"),
-        (WHOLE | {"rejected": messages(Q, A, Q, B)}, "must be the same but for the last message"),
+        (WHOLE | {"rejected": messages(("user", "other"), B)}, "must be the same except for the last"),
+        (WHOLE | {"rejected": messages(Q, A, Q, B)}, "must be the same except for the last"),
         (WHOLE | {"rejected": messages(Q, A)}, "'chosen' and 'rejected' are equal"),
         (TURNS, 'needs "conversations"'),
         (TURNS | {"conversations": shared(("human", "Q")), "chosen": shared(("human", "A"))[0]},

@@ -75,7 +75,7 @@ def test_encoders_look_ahead(tokenizer, monkeypatch: pytest.MonkeyPatch, large: 
     monkeypatch.setattr(probing, "LARGEST_WIDENED", 0 if large else 1 << 28)
     torch.manual_seed(0)
     model = create(TINY_BERT, tokenizer, 32)
-    with pytest.raises(InvalidSpec, match="each token of this bert model sees those after it"):
+    with pytest.raises(InvalidSpec, match="each token of this bert model sees later ones"):
         check_causal(model, "bf16")
     llama = create(TINY_LLAMA, tokenizer, 32)
     check_causal(llama, "bf16")
@@ -84,5 +84,5 @@ def test_encoders_look_ahead(tokenizer, monkeypatch: pytest.MonkeyPatch, large: 
 
 def test_a_model_that_minds_the_padding_is_refused(tokenizer):
     torch.manual_seed(0)
-    with pytest.raises(InvalidSpec, match="depends on how many tokens come later"):
+    with pytest.raises(InvalidSpec, match="depends on how many tokens follow"):
         check_causal(create(tiny("prophetnet"), tokenizer, 32))

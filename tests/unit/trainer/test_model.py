@@ -34,7 +34,7 @@ from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
     ("change", "message"),
     [
         ({"model_type": "lama"}, "'lama' is no causal language model"),
-        ({"model_type": "gemma3"}, "is of more than text.* name its part for text, gemma3_text"),
+        ({"model_type": "gemma3"}, "takes more than text.* name its text part, gemma3_text"),
         ({"model_type": "bert-for-cats"}, "no causal language model"),
         ({"hiden_size": 64}, "no field 'hiden_size' for model_type llama: did you mean hidden_size"),
         ({"auto_map": {"AutoModel": "x.py"}}, "no field 'auto_map'"),
@@ -185,14 +185,14 @@ def test_causal_models_are_none(folder: Path, tmp_path: Path):
         check_kind(folder, "sft")
     for content in ("[]", "{", "[" * 200_000):
         path.write_text(content)
-        with pytest.raises(InvalidSpec, match=r"config\.json is no JSON object"):
+        with pytest.raises(InvalidSpec, match=r"config\.json is not a JSON object"):
             check_kind(folder, "sft")
 
 
 def test_a_model_that_sees_what_comes_is_not_causal(tiny, tokenizer):
     check_causal(tiny)
     assert tiny.training
-    with pytest.raises(InvalidSpec, match="each token of this bert model sees those after it"):
+    with pytest.raises(InvalidSpec, match="each token of this bert model sees later ones"):
         check_causal(create(TINY_BERT, tokenizer, 32))
     fields = {k: v for k, v in TINY_BERT.items() if k != "model_type"}
     check_causal(BertLMHeadModel(BertConfig(vocab_size=320, is_decoder=True, **fields)))

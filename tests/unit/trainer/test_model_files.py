@@ -47,18 +47,18 @@ def test_shards_are_files_of_the_folder(tmp_path: Path):
 def test_other_names_are_refused(tmp_path: Path, shard: object, name: str):
     (tmp_path / "a.safetensors").touch()
     write_index(tmp_path / "base", shard, name=name)
-    with pytest.raises(InvalidSpec, match=rf"{name} names .*no safetensors file in"):
+    with pytest.raises(InvalidSpec, match=rf"{name} names .*not a safetensors file in"):
         check_folder(tmp_path / "base", "base model")
 
 
 def test_a_shard_that_is_no_file(tmp_path: Path):
     write_index(tmp_path, "a.safetensors")
     (tmp_path / "a.safetensors").mkdir()
-    with pytest.raises(InvalidSpec, match=r"a\.safetensors, which .* is no regular file there"):
+    with pytest.raises(InvalidSpec, match=r"a\.safetensors, which .* is not a regular file"):
         check_folder(tmp_path, "base model")
     (tmp_path / "a.safetensors").rmdir()
     (tmp_path / "a.safetensors").symlink_to("/etc/passwd")
-    with pytest.raises(InvalidSpec, match="is no regular file there"):
+    with pytest.raises(InvalidSpec, match="is not a regular file"):
         check_folder(tmp_path, "base model")
 
 
@@ -68,7 +68,7 @@ def test_a_shard_that_is_no_file(tmp_path: Path):
 def test_a_malformed_index(tmp_path: Path, index: str):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(
-        InvalidSpec, match=r"model\.safetensors\.index\.json (is no JSON object|has no weight_map)"
+        InvalidSpec, match=r"model\.safetensors\.index\.json (is not a JSON object|has no weight_map)"
     ):
         check_folder(tmp_path, "base model")
 

@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_http_does_not_end_the_reports(
         reporter.close()
     out = capsys.readouterr().out
     assert out.count("progress was not reported") == 1
-    assert "no HTTP server (BadStatusLine: SSH-2.0-OpenSSH_9.2)" in out
+    assert "does not answer in HTTP (BadStatusLine: SSH-2.0-OpenSSH_9.2)" in out
 
 
 def test_without_a_receiver_there_is_no_thread(monkeypatch: pytest.MonkeyPatch):

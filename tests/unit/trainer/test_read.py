@@ -163,10 +163,10 @@ def test_links_within_the_volume_are_followed_and_each_file_is_read_once(tmp_pat
 
 ODD = {
     # name: (what it is, what is said)
-    "dangling.txt": (lambda path: path.symlink_to("nothing.txt"), "no file that can be read"),
+    "dangling.txt": (lambda path: path.symlink_to("nothing.txt"), "not a readable file"),
     "itself.jsonl": (lambda path: path.symlink_to("itself.jsonl"), "leads nowhere"),
     "round": (lambda path: path.symlink_to("round"), "leads nowhere"),
-    "pipe.txt": (os.mkfifo, "no file that can be read"),
+    "pipe.txt": (os.mkfifo, "not a readable file"),
     "environ.txt": (lambda path: path.symlink_to("/proc/self/environ"), "leads out of its volume"),
     "open.txt": (lambda path: path.symlink_to("/proc/self/fd/0"), "leads out of its volume"),
     "root": (lambda path: path.symlink_to("/proc/self/root"), "leads out of its volume"),

@@ -22,7 +22,7 @@ def test_a_token_outside_the_vocabulary_is_kept_as_it_is():
 
 @pytest.mark.parametrize("token", [-1, 2**32])
 def test_what_is_no_token_is_refused(token: int):
-    with pytest.raises(InvalidSpec, match=f"gives {token}, which is no token"):
+    with pytest.raises(InvalidSpec, match=f"gives {token}, which is not a token id"):
         store_of([[1, token]], 320)
 
 

@@ -104,7 +104,9 @@ def test_loading_leaves_a_tokenizer_as_it_came(tokenizer, tmp_path: Path):
 
 def test_thinking_is_for_templates_that_know_it(tokenizer, tmp_path: Path):
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(InvalidSpec, match=r"data.enableThinking: the base model's chat template knows no"):
+    with pytest.raises(
+        InvalidSpec, match=r"data.enableThinking: the base model's chat template does not use"
+    ):
         load(tmp_path, thinking=False)
     template = (files("trl") / "chat_templates/qwen3.jinja").read_text()
     (tmp_path / "chat_template.jinja").write_text(template)

@@ -183,7 +183,7 @@ def test_objects_keep_their_order():
         (SUNNY | {"tool_calls": [{"name": "f", "arguments": "1" * 5000}]}, "cannot be read"),
         (SUNNY | {"tool_calls": [{"name": "f", "arguments": "[1]"}]}, "arguments is a list; it must be"),
         (SUNNY | {"tool_calls": [{"name": "f", "arguments": {"at": datetime.date(2024, 1, 1)}}]},
-         "message 2 holds what JSON has no word for"),
+         "message 2 holds a value that JSON cannot express"),
         (SUNNY | {"tool_calls": [{"name": "f", "arguments": "[" * 100_000}]}, "is nested too deep"),
     ],
 )  # fmt: skip

@@ -129,8 +129,8 @@ def _last_answer(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> R
     whole = chat(example, len(example.messages), tokenizer)
     if not whole.startswith(before):
         raise DataError(
-            f"the base model's chat template asks for an answer by {before[-40:]!r}, but writes one "
-            "otherwise: give prompt and answer as strings, just as the model is to see and say them "
+            f"the base model's chat template opens an answer with {before[-40:]!r}, but writes one "
+            "differently: give prompt and answer as strings, exactly as the model reads and writes them "
             "(format prompt-completion, or strings in format preference)"
         )
     return Rendered(whole, ((len(before), len(whole)),), special=False, end=False)

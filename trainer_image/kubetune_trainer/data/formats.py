@@ -213,7 +213,7 @@ def _conversation(turns: list[Message], tools: str) -> Conversation:
     asked = next((i for i, m in enumerate(turns) if m.role == "user"), len(turns))
     if not any(m.role == "assistant" for m in turns[asked:]):
         raise DataError(
-            "there is no message of the assistant to learn from, one that answers the user: add one or "
+            "no message of the assistant answers the user, so there is nothing to learn: add one or "
             "remove the record"
         )
     while len(turns) > asked and not (turns[-1].role == "assistant" and turns[-1].trained):

@@ -101,7 +101,7 @@ def files_of(source: RunSource) -> list[Path]:
     for file in sorted(files):
         once.setdefault(_inside(file, root, source), file)
         if not file.is_file():
-            raise DataError(f"source {source.name}: {file.name} is no file that can be read: replace it")
+            raise DataError(f"source {source.name}: {file.name} is not a readable file: replace it")
     return [*once.values()]
 
 

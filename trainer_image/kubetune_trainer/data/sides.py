@@ -56,9 +56,9 @@ def _compared(fields: Fields, chosen: list[Message], rejected: list[Message]) ->
             raise DataError(f"{name!r} must end with a message of the assistant")
     if chosen[:-1] != rejected[:-1]:
         raise DataError(
-            f"{names[0]!r} and {names[1]!r} must be the same but for the last message, the assistant's: only "
-            "answers to the same prompt can be compared"
+            f"{names[0]!r} and {names[1]!r} must be the same except for the last message, the assistant's: "
+            "only answers to the same prompt can be compared"
         )
     if not chosen[:-1]:
-        raise DataError("a prompt is needed, which both answer: add a message of the user")
+        raise DataError("there is no prompt: add a message of the user that both answer")
     return chosen, rejected

@@ -64,7 +64,9 @@ def narrow(tokens: ArrayLike, vocabulary: int) -> Tokens:
     found = np.asarray(tokens)
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 0)
     if low < 0 or high >= 2**32:
-        raise InvalidSpec(f"the tokenizer gives {low if low < 0 else high}, which is no token: mend its ids")
+        raise InvalidSpec(
+            f"the tokenizer gives {low if low < 0 else high}, which is not a token id: mend its ids"
+        )
     return found.astype(token_type(max(vocabulary, high + 1)))
 
 

@@ -160,7 +160,9 @@ class PieceStream:
         """
         self._pieces = [Pieces(store, length, (seed, i)) for i, store in enumerate(stores)]
         if not all(map(len, self._pieces)):
-            raise DataError("a source holds only documents of one token, which nothing follows: add text")
+            raise DataError(
+                "a source holds only documents of one token, so there is none to predict: add text"
+            )
         means = [p.tokens / len(p) for p in self._pieces]
         self._turns = [weight / mean for weight, mean in zip(weights, means, strict=True)]
         self._mean = sum(weights) / sum(self._turns)

@@ -65,8 +65,8 @@ def load(
     if thinking is not None:
         if THINKING not in str(tokenizer.chat_template):
             raise InvalidSpec(
-                f"data.enableThinking: the {what}'s chat template knows no {THINKING}, so nothing would "
-                "follow from it: remove the field"
+                f"data.enableThinking: the {what}'s chat template does not use {THINKING}, so the field "
+                "would have no effect: remove it"
             )
         tokenizer.template_settings = {THINKING: thinking}
     return tokenizer
@@ -134,7 +134,7 @@ def _warn_of_class(folder: Path, by_class: PreTrainedTokenizerBase | None, probl
             remedy = f"that class comes with the model_type in {model_files.CONFIG}, so see how it does"
     warn(
         WarningReason.TOKENIZER_CLASS_DIFFERS,
-        f"{found}: the run uses {faithful.FILE}. An engine may read it otherwise: {remedy}",
+        f"{found}: the run uses {faithful.FILE}. An engine may read it differently: {remedy}",
     )
 
 

@@ -245,4 +245,6 @@ def _text(value: object, what: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:  # of a table: a date, bytes
-        raise DataError(f"{what} holds what JSON has no word for ({error}): write it as a string") from error
+        raise DataError(
+            f"{what} holds a value that JSON cannot express ({error}): write it as a string"
+        ) from error

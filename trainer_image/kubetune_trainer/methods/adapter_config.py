@@ -131,7 +131,7 @@ def read(folder: Path, what: str) -> LoraConfig:
         if right is None:
             if name not in _INERT and value not in (None, False, "", [], {}):
                 raise InvalidSpec(
-                    f"{what}: {CONFIG} has {name} {_shown(value)}, which is not gone on with here: "
+                    f"{what}: {CONFIG} has {name} {_shown(value)}, from which training cannot continue: "
                     "name an adapter without it"
                 )
         elif not right(value):
@@ -171,7 +171,9 @@ def _matched(pattern: str, names: list[str], what: str) -> list[str]:
         ) from error
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
-        raise InvalidSpec(f"{what} is no regular expression ({last}): list the names of the layers instead")
+        raise InvalidSpec(
+            f"{what} is not a regular expression ({last}): list the names of the layers instead"
+        )
     found: list[str] = json.loads(done.stdout)
     return found
 

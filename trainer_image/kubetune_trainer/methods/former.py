@@ -42,7 +42,7 @@ def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
     if not (folder / MANIFEST).exists():
         warn(
             WarningReason.ADAPTER_WITHOUT_MANIFEST,
-            "the adapter has no manifest: only its shapes tell whether it fits the base",
+            "the adapter has no manifest, so only its shapes show whether it fits the base",
         )
         return digest
     manifest = manifest_of(folder, f"adapter {adapter.uri}")
@@ -84,8 +84,8 @@ def config_of(adapter: RunAdapter) -> LoraConfig:
     config = adapter_config.read(Path(adapter.path), f"adapter {adapter.uri}")
     if config.modules_to_save:
         raise InvalidSpec(
-            f"adapter {adapter.uri} holds whole layers, too ({', '.join(config.modules_to_save)}): "
-            "name one that an LM was tuned by"
+            f"adapter {adapter.uri} also holds whole layers ({', '.join(config.modules_to_save)}): "
+            "name one that holds only LoRA matrices"
         )
     return config
 
@@ -112,7 +112,7 @@ def weights_of(adapter: RunAdapter) -> dict[str, torch.Tensor]:
         found = load_file(Path(adapter.path) / WEIGHTS)
     for name, tensor in found.items():
         if not tensor.is_floating_point():
-            raise InvalidSpec(f"{what}: {name} is of type {tensor.dtype}, which no adapter is: restore it")
+            raise InvalidSpec(f"{what}: {name} is of type {tensor.dtype}, which no adapter has: restore it")
     weights = {n: t.to(torch.float32) for n, t in found.items()}
     check_finite(weights.items(), f"adapter {adapter.uri}: its files")
     return weights

@@ -36,8 +36,8 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
         adapted = lora.apply(model, spec, head, fresh)
         if name := lora.shared_target(adapted):
             raise InvalidSpec(
-                f"adapter {spec.adapter.uri} changes {name}, which is embeddings and output head of this "
-                "base at once, so that merging it would change both: choose method lora"
+                f"adapter {spec.adapter.uri} changes {name}, which is both embeddings and output head of "
+                "this base, so that merging it would change both: choose method lora"
             )
         with reading(f"adapter {spec.adapter.uri}", "choose method lora, or name another adapter"):
             model = adapted.merge_and_unload(safe_merge=True)

@@ -52,7 +52,7 @@ def check(trained: PeftModel, folder: Path) -> None:
     own_dtypes(folder)
     if name := lora.shared_target(trained):
         raise InvalidSpec(
-            f"lora.targetModules names {name}, which is embeddings and output head of this base at once, "
+            f"lora.targetModules names {name}, which is both embeddings and output head of this base, "
             "so merged weights would change both: remove it, or output.merge"
         )
 
@@ -132,7 +132,7 @@ def export(
     say("merge", dtype=str(dtype).removeprefix("torch."), difference=f"{off:.1e}", tolerance=f"{allowed:.1e}")
     if not off <= allowed:
         raise InvalidSpec(
-            f"in {dtype} the merged weights answer otherwise than base and adapter do: their logits differ "
+            f"in {dtype} the merged weights do not answer as base and adapter do: their logits differ "
             f"by {off:.1e}, and {allowed:.1e} is allowed: remove output.merge, or name a base in float32"
         )
     return {}

@@ -111,7 +111,7 @@ def _settled(
     )
     if obstacle and lora.target_parameters:
         raise InvalidSpec(
-            f"lora.targetParameters: peft knows no {obstacle.removeprefix('lora.')} of experts: "
+            f"lora.targetParameters: peft has no {obstacle.removeprefix('lora.')} for experts: "
             "set lora.dropout to 0 and lora.variant to lora or rslora"
         )
     strange = {name for name in parameters if not experts.adaptable(_owner(model, name))}

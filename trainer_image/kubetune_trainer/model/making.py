@@ -34,13 +34,13 @@ def create(
     kind = str(config.get("model_type"))
     if kind not in head.types:
         raise InvalidSpec(
-            f"model.config.model_type {kind!r} is no {head.what} that transformers knows: "
+            f"model.config.model_type {kind!r} is not a {head.what} that transformers knows: "
             f"{unsupported(kind, head)}"
         )
     if part := CONFIG_MAPPING[kind].sub_configs.get("text_config"):
         raise InvalidSpec(
-            f"model.config.model_type {kind!r} is of more than text, which is all that the corpus has: "
-            f"name its part for text, {getattr(part, 'model_type', None) or 'a model of text alone'}"
+            f"model.config.model_type {kind!r} takes more than text, but the corpus is only text: "
+            f"name its text part, {getattr(part, 'model_type', None) or 'a model of text alone'}"
         )
     usual = CONFIG_MAPPING[kind]().to_dict()
     there = set(usual) | set(CONFIG_MAPPING[kind].attribute_map)

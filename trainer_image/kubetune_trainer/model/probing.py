@@ -51,12 +51,12 @@ def check_causal(model: PreTrainedModel, precision: Precision = "fp32") -> None:
         row = _logits(model, _ROW)
         if difference(_logits(model, [*_ROW[:-1], 4])[:-1], row[:-1]) > limit:
             raise InvalidSpec(
-                f"each token of this {kind} model sees those after it, so it cannot learn to write: name a "
+                f"each token of this {kind} model sees later ones, so it cannot learn to generate: name a "
                 "causal language model (of an encoder, config.json may set is_decoder)"
             )
         if difference(_logits(model, _ROW + _ROW[:3])[: len(_ROW)], row) > limit:
             raise InvalidSpec(
-                f"what this {kind} model says depends on how many tokens come later, so rows of different "
+                f"the output of this {kind} model depends on how many tokens follow, so rows of different "
                 "lengths cannot be trained on together: choose another model"
             )
 

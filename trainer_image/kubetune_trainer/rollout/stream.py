@@ -87,7 +87,7 @@ class RolloutStream:
         if not any(row.advantages.any() for row in self._rows):
             warn(
                 WarningReason.EQUAL_REWARDS,
-                "no answer was rewarded otherwise than the others: nothing is learned from them",
+                "all answers got the same reward, so nothing is learned from them",
             )
 
     def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:

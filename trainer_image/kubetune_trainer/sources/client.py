@@ -126,7 +126,7 @@ class SourceClient:
         """
         if failures >= TRIES:
             raise StorageError(
-                f"{self.where}: {error}, {failures} times in a row: see whether the server is well"
+                f"{self.where}: {error}, {failures} times in a row: check the server"
             ) from error
         wanted = BACKOFF * 2 ** (failures - 1) * random.uniform(0.75, 1.25)
         seconds = min(LONGEST, max(wanted, error.seconds or 0))

@@ -96,7 +96,7 @@ def test_a_silent_server(pod, web, secret: Path, monkeypatch: pytest.MonkeyPatch
         (["status 503"] * 6, "HTTP 503 from localhost, 6 times in a row"),
         (["fine", *["status 500"] * 6], "HTTP 500 from localhost, 6 times"),
         # Never a byte further, without a version to go on by.
-        (["fine", *["cut 1000"] * 6], "6 times in a row: see whether the server is well"),
+        (["fine", *["cut 1000"] * 6], "6 times in a row: check the server"),
     ],
 )
 def test_what_does_not_pass_is_a_storage_error(pod, web, secret: Path, faults: list[str], text: str):
