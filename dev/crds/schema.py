@@ -37,7 +37,8 @@ def structural(model: type[BaseModel], *, defaults: bool = True) -> dict[str, An
 
     Args:
         model: The model.
-        defaults: Whether the API server fills in defaults. Fields of a status have none: it says what was observed.
+        defaults: Whether the API server fills in defaults. Fields of a status have none: it says what was
+            observed.
     """
     schema = model.model_json_schema(by_alias=True, schema_generator=_Structural)
     definitions = schema.pop("$defs", {})

@@ -44,7 +44,9 @@ def observed_pod(
     """
     conditions = pod.get("status", {}).get("conditions", [])
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    failure = _failure(pod) or (held_up and (PODS_FAILING, f"{held_up.reason}: {held_up.message}"))
+    failure = _failure(pod)
+    if failure is None and held_up:
+        failure = PODS_FAILING, f"{held_up.reason}: {held_up.message}"
     return ObservedPod(pod["metadata"]["name"], ready, state, None if ready else failure)
 
 
