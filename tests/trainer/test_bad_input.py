@@ -107,7 +107,7 @@ CASES = {
     ),
     "unknown model type": (
         lambda t, b: pretrain(t, b, *TEXTS, config={"model_type": "lama"}),
-        (10, "'lama' is no causal language model"),
+        (10, "'lama' is not a causal language model"),
     ),
     "context too short": (
         lambda t, b: pretrain(t, b, *TEXTS, length=65),

@@ -241,7 +241,7 @@ def kubernetes_pod(**status: Any) -> dict[str, Any]:
                 {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
             ]},
             "Unschedulable: no node takes it: no GPU. `kubectl describe nodes` shows what they have and what "
-            "is taken",
+            "is in use",
         ),
         ({}, None),
     ],

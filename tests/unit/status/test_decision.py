@@ -93,7 +93,7 @@ def test_beyond_the_limit_it_fails_and_quotes_the_last_cause(limit: int):
     assert decision.failure
     assert decision.failure.reason == Reason.BACKOFF_LIMIT_EXCEEDED
     assert "InternalError: it broke" in decision.failure.message
-    assert f"backoffLimit is {limit}" in decision.failure.message
+    assert f"backoffLimit {limit} allows" in decision.failure.message
     assert (decision.failure.exit_code, decision.failure.pod) == (1, "p")
 
 

@@ -54,7 +54,7 @@ SAID = {
     ),
     "something new": (
         "0/3 nodes are available: 1 Too many pods, 2 node(s) had a bad day, or two.",
-        "some nodes have as many pods as they can: add nodes; some nodes had a bad day, or two",
+        "some nodes had a bad day, or two; some nodes have as many pods as they can: add nodes",
     ),
     "another scheduler": ("waiting for the gang", "waiting for the gang"),
 }  # fmt: skip

@@ -33,9 +33,9 @@ from tests.fixtures.runs import TINY_BERT, TINY_LLAMA, encoder
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "lama"}, "'lama' is no causal language model"),
+        ({"model_type": "lama"}, "'lama' is not a causal language model"),
         ({"model_type": "gemma3"}, "takes more than text.* name its text part, gemma3_text"),
-        ({"model_type": "bert-for-cats"}, "no causal language model"),
+        ({"model_type": "bert-for-cats"}, "not a causal language model"),
         ({"hiden_size": 64}, "no field 'hiden_size' for model_type llama: did you mean hidden_size"),
         ({"auto_map": {"AutoModel": "x.py"}}, "no field 'auto_map'"),
         ({"num_attention_heads": 3}, "makes no valid llama model"),
