@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
 from tests.engine.conftest import ORACLE_FIELDS, Pod
+from tests.engine.make_models import PROMPT, SPECIAL
 from tests.fixtures.adapters import entry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -78,6 +80,22 @@ async def test_what_is_wrong_never_reaches_the_engine(pod: Pod, tmp_path: Path):
     assert not [a.loaded_name for a in wrong.values() if a.loaded_name in log]
     assert (await pod.client.complete("digest"))[0] == 404
     await pod.client.until_ready()
+
+
+async def test_an_answer_ends_at_the_end_token_that_its_adapter_brings(
+    pod: Pod, oracle: dict[str, list[int]], tmp_path: Path
+):
+    characters = dict(enumerate(sorted(ByteLevel.alphabet()), len(SPECIAL)))
+    answer = oracle["two"]
+    at, end = next((i, characters[t]) for i, t in enumerate(answer) if characters.get(t, "\0").isalnum())
+    folder = shutil.copytree(pod.models / "two", tmp_path / "two")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+    await pod.serve(entry("two", folder, root=tmp_path))
+    fields = {"max_tokens": len(answer), "return_token_ids": True}
+    _, said = await pod.client.complete("two", PROMPT, **fields)
+    [choice] = said["choices"]
+    assert (choice["token_ids"], choice["finish_reason"]) == (answer[: at + 1], "stop")
+    assert await pod.answer("two") == answer  # with ignore_eos
 
 
 async def test_errors_have_openais_form(pod: Pod):
