@@ -163,7 +163,7 @@ def _open_file(path: Path, folder: int, root: Path) -> int:
 def _name(path: Path) -> str:
     name = path.as_posix()
     if not proper_name(name):
-        raise _unsafe(ascii(name), "has a name that is no line of UTF-8")
+        raise _unsafe(ascii(name), "has a name that is not one line of UTF-8 text")
     return name
 
 

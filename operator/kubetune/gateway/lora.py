@@ -61,7 +61,7 @@ def pairs_of(tensors: dict[str, Tensor], base: BaseModules) -> dict[str, LoraPai
     if halves := [name for pair in pairs.values() if len(pair.names) == 1 for name in pair.names.values()]:
         raise AdapterRefused(
             AdapterReason.UNSUPPORTED,
-            f"no other half (lora_A, lora_B) belongs to {_some(halves)}: save the adapter again",
+            f"lora_A or lora_B is missing beside {_some(halves)}: save the adapter again",
         )
     return pairs
 

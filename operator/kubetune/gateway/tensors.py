@@ -50,19 +50,22 @@ def read_header(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise HeaderError(f"{file.name} is no whole safetensors file: write it again")
+            raise HeaderError(f"{file.name} is cut short: write it again")
         text = stream.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_once)
         found = {k: _tensor(v, 8 + length) for k, v in header.items() if k != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise HeaderError(f"{file.name} is no safetensors file: its header is malformed") from error
+        raise HeaderError(f"{file.name} is not a safetensors file: its header is malformed") from error
     end = 8 + length
     for name, tensor in sorted(found.items(), key=lambda item: (item[1].start, item[1].end)):
         # Formats of less than a byte, and those to come, are judged by the file's length alone.
         expected = math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 0)
         if tensor.start != end or (tensor.dtype in _BYTES and tensor.end - tensor.start != expected):
-            raise HeaderError(f"{file.name} is damaged: the place of {name[:200]} is wrong. Write it again")
+            raise HeaderError(
+                f"{file.name} is damaged: {name[:200]} does not begin where the tensor before it ends, "
+                "or has another size than its shape. Write it again"
+            )
         end = tensor.end
     if end != size:
         raise HeaderError(f"{file.name} is damaged: it has {size} bytes, not {end}. Write it again")

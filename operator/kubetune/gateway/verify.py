@@ -132,13 +132,13 @@ def _pattern(config: dict[str, Any], field: str) -> dict[str, Any]:
     for key in pattern:
         if _REPEATED.search(key) or len(_REPEATS.findall(key)) > _MOST_REPEATS:
             raise _unsupported(
-                f"{field} of {CONFIG} holds a pattern that may take for ever: write {key[:80]} plainer"
+                f"{field} of {CONFIG} holds a pattern that may take for ever to match: simplify {key[:80]}"
             )
         try:
             re.compile(key)
         except (re.error, OverflowError, RecursionError) as error:
             raise _unsupported(
-                f"{field} of {CONFIG} holds no regular expression {key[:80]}: {error}"
+                f"{key[:80]} in {field} of {CONFIG} is not a regular expression: {error}"
             ) from error
     return pattern
 
