@@ -10,19 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kubetune.api.warnings import WarningReason
 from kubetune_trainer.data.encode import chat
-from kubetune_trainer.data.formats import Conversation, Message
+from kubetune_trainer.data.formats import CONVERSATIONS, Conversation, Message
 from kubetune_trainer.errors import DataError
 from kubetune_trainer.model.counting import end_tokens
 from kubetune_trainer.warned import warn
 
-CONVERSATIONS = {"alpaca", "dolly", "flan", "messages", "sharegpt"}
-"""Formats whose records the chat template writes."""
 _ANSWER = "Nothing else."
 
 
 def tell(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, formats: Iterable[str]) -> None:
     """Warn if nothing that the chat template writes after an answer ends the generation."""
-    if not CONVERSATIONS & {*formats}:
+    if not {*CONVERSATIONS} & {*formats}:
         return
     turns = (Message("user", "What else?"), Message("assistant", _ANSWER))
     try:

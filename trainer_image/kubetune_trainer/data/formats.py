@@ -112,7 +112,9 @@ SAID_BESIDE = {
     "chat_template_kwargs": "templates get data.enableThinking alone",
 }
 """Fields of a record that other tools read as part of the conversation, and what to do with them here."""
-SPOKEN = ("alpaca", "dolly", "flan", "messages", "sharegpt", "preference", "prompts", "prompt-completion")
+CONVERSATIONS = ("alpaca", "dolly", "flan", "messages", "sharegpt")
+"""Formats whose records the chat template writes whole."""
+SPOKEN = (*CONVERSATIONS, "preference", "prompts", "prompt-completion")
 
 
 def _check_said_beside(data: Mapping[str, object], form: str, names: Mapping[str, str]) -> None:
