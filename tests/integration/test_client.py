@@ -7,7 +7,7 @@ import pytest
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
-from kubetune.api.status import JobStatus
+from kubetune.api.status import NEVER_OBSERVED, JobStatus
 from kubetune.controller.client import Client, Object
 from kubetune.controller.errors import Conflict, NotFound
 from kubetune.controller.jobs import JobReconciler
@@ -19,6 +19,8 @@ from tests.fixtures.manifests import minimal
 pytestmark = pytest.mark.integration
 
 STATUS = {"phase": "Running", "attempts": 1}
+UNSEEN = {"observedGeneration": NEVER_OBSERVED}
+"""The status of a resource that the operator has not looked at."""
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ async def test_a_late_status_is_not_that_of_a_successor(client: Client, namespac
     successor = await create(client, namespace)
     with pytest.raises(Conflict):
         await client.apply_status(job, STATUS)
-    assert "status" not in await client.get("PretrainJob", namespace, "tiny")
+    assert (await client.get("PretrainJob", namespace, "tiny"))["status"] == UNSEEN
     await client.apply_status(successor, STATUS)
 
 
@@ -85,7 +87,7 @@ async def test_a_successor_in_between_does(client: Client, namespace: str, job: 
 async def test_two_managers_write_one_after_the_other(client: Client, job: Object):
     job = await client.apply_status(job, {"trainerStatus": {"progressPercentage": 7}}, "kubetune-progress")
     job = await client.apply_status(job, STATUS)
-    assert job["status"] == STATUS | {"trainerStatus": {"progressPercentage": 7}}
+    assert job["status"] == UNSEEN | STATUS | {"trainerStatus": {"progressPercentage": 7}}
 
 
 async def test_no_attempt_is_made_for_a_job_that_was_deleted_meanwhile(
