@@ -159,7 +159,7 @@ def test_a_killed_engine_has_its_adapters_back_before_the_pod_is_ready(served: K
     wait_for(
         "the pod becoming ready again",
         lambda: is_ready(observe.pods(served, "AdapterSet", "stdlib")[0]) or None,
-        timeout=240,
+        timeout=400,
     )
     with served.port_forward("service/stdlib", 8000) as base_url:
         begun = time.monotonic()
