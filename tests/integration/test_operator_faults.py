@@ -52,7 +52,9 @@ def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(world: Wor
         world.operator.start()
         eventually("it works", lambda: world.operator.metric("kubetune_leader") == 1)
         assert not all(is_over(world, kind, name) for kind, name in expected), "it died too late"
-    eventually("all are over", lambda: all(is_over(world, kind, name) for kind, name in expected), seconds=200)
+    eventually(
+        "all are over", lambda: all(is_over(world, kind, name) for kind, name in expected), seconds=200
+    )
 
     created, deleted = written(world, "create", 201), written(world, "delete", 200)
     for (kind, name), (phase, attempts, restarts) in expected.items():

@@ -56,7 +56,9 @@ def test_it_reconciles_in_its_namespaces_and_nowhere_else(scoped: Operator, crds
             lambda name=name: crds.get("jobs.batch", f"--namespace={name}")["items"],
         )
     assert crds.get("jobs.batch", "--namespace=scope-other")["items"] == []
-    assert crds.get("pretrainjob", "minimal", "--namespace=scope-other")["status"] == {"observedGeneration": -1}
+    assert crds.get("pretrainjob", "minimal", "--namespace=scope-other")["status"] == {
+        "observedGeneration": -1
+    }
 
 
 def test_it_asks_for_nothing_that_it_may_not(scoped: Operator) -> None:
