@@ -24,7 +24,7 @@ from tests.engine.make_models import ANSWER_TOKENS, PROMPT
 from tests.fixtures.adapters import entry
 from tests.fixtures.gateway import GatewayClient, TableMount, free_port
 
-START_SECONDS = 240
+START_SECONDS = 480
 # Exact arithmetic, to compare token by token with the oracle.
 WISHES = Engine(args=["--dtype=float32", "--max-model-len=256"])
 

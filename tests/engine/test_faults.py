@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.conftest import PROMPT, Pod
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 async def test_a_gateway_that_was_killed_takes_over_what_the_engine_has(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.conftest import Pod
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECONDS = 20.0
 

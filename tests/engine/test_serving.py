@@ -13,7 +13,7 @@ from tests.engine.conftest import ORACLE_FIELDS, Pod
 from tests.engine.make_models import PROMPT, SPECIAL
 from tests.fixtures.adapters import entry
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 async def test_base_and_adapters_answer_as_transformers_and_peft_do(pod: Pod, oracle: dict[str, list[int]]):

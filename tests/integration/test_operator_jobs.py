@@ -201,7 +201,7 @@ def test_a_job_waits_for_the_adapter_that_it_starts_from(world: World) -> None:
     assert refused["message"].endswith("name a job with method: prompt-tuning")
     world.finetune("strange", base=ref("whole"), adapter=ref("second"))
     refused = world.until_condition("strange", "DependenciesReady", "BaseModelMismatch", "FineTuneJob")
-    assert "FineTuneJob second was trained on base sha256:" in refused["message"]
+    assert "FineTuneJob second was trained on the base with digest sha256:" in refused["message"]
 
 
 def test_the_stages_of_reinforcement_learning_run_in_their_order(world: World) -> None:
@@ -243,7 +243,7 @@ def test_a_reward_model_that_cannot_be_used_is_said(world: World) -> None:
     refused = world.until_condition(
         "strange", "DependenciesReady", "BaseModelMismatch", "FineTuneJob", seconds=60
     )
-    assert "FineTuneJob judge was trained on base sha256:" in refused["message"]
+    assert "FineTuneJob judge was trained on the base with digest sha256:" in refused["message"]
     assert refused["message"].endswith("or train it again on this one")
     # One with all its weights needs no base.
     world.finetune(
