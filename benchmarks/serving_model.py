@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.engine.make_models import SPECIAL, adapter
+from tests.engine.make_models import adapter, tokenizer
 
 CONFIG = LlamaConfig(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -21,23 +20,13 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte to encode; random weights answer with any of the others, words of five letters."""
-    known = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [f"w{number:04x}" for number in range(CONFIG.vocab_size - len(known))]
-    inner = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(known + words)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
-
-
 def main(root: Path) -> None:
     """Write both."""
     torch.manual_seed(0)
     LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(root / "base")
-    tokenizer().save_pretrained(root / "base")
+    # Random weights answer with any token: mostly with one of these words of five letters.
+    words = [f"w{number:04x}" for number in range(CONFIG.vocab_size - len(tokenizer()))]
+    tokenizer(words).save_pretrained(root / "base")
     adapter(root / "base", root / "one-v1", seed=11)
 
 

@@ -8,6 +8,7 @@ Run as a script, since its libraries warn: `python make_models.py <folder>`. It 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,10 +26,10 @@ ANSWER_TOKENS = 12
 SPECIAL = ["<pad>", "<s>", "</s>"]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(SPECIAL + alphabet)}, merges=[]))
+def tokenizer(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token per byte, and words that only a model can say: no text is encoded as one."""
+    known = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(known)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
