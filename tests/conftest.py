@@ -10,7 +10,18 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     f"tests.fixtures.{name}"
-    for name in ("cluster", "crds", "golden", "helm", "s3", "world", "chaos", "crash", "family_option")
+    for name in (
+        "cluster",
+        "crds",
+        "golden",
+        "helm",
+        "s3",
+        "world",
+        "chaos",
+        "crash",
+        "family_option",
+        "telling",
+    )
 ]
 
 # How long an example takes is the machine's matter, and what else it does.
