@@ -9,6 +9,8 @@ BOOTSTRAP_PYTHON ?= python3
 UV_PIN := $(shell grep ^uv== dev/constraints/build.txt)
 UV := $(CACHE)/tools/$(subst ==,-,$(UV_PIN))/bin/uv
 export UV_CACHE_DIR ?= $(CACHE)/uv
+# Whatever the environment says: without compiled files each process compiles torch anew, for some 15 seconds.
+export PYTHONDONTWRITEBYTECODE :=
 PY := .venv/bin/python
 VENV := .venv/.ready
 SOURCES := operator trainer_image dev tests benchmarks examples

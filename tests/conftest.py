@@ -61,4 +61,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(_MARKS[folder])
         first = parallel and item.nodeid.startswith(_LARGE)
         ranks[item] = -1 if first else _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
+        if item.get_closest_marker("long") and item.config.getoption("--chaos") != "long":
+            item.add_marker(pytest.mark.skip(reason="only with --chaos=long"))
     items.sort(key=ranks.__getitem__)

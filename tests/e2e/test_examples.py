@@ -85,6 +85,8 @@ JOBS = [
     for document in documents(path)
 ]
 NAMES = [f"{job['kind'].lower()}/{job['metadata']['name']}" for job in JOBS]
+SHORT = {"pretrainjob/encoder", "finetunejob/sentiment", "finetunejob/kind-qlora", "finetunejob/kind-dpo"}
+"""Without --chaos=long. The others differ in what tests/trainer runs, too."""
 WHOLE = [document for path in sorted(REWARDED.glob("*.yaml")) for document in documents(path)]
 LEARNED_FROM_REWARDS = [
     f"{document['kind'].lower()}/{document['metadata']['name']}"
@@ -94,18 +96,22 @@ LEARNED_FROM_REWARDS = [
 
 
 @pytest.fixture(scope="module")
-def applied(kubectl: Kubectl) -> Kubectl:
+def applied(kubectl: Kubectl, thorough: bool) -> Kubectl:
     """All of them at once, the children with the jobs that they start from."""
     data = {
         f"{form}.jsonl": "".join(json.dumps(r) + "\n" for r in records) for form, records in RECORDS.items()
     }
     small = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "small"}, "data": data}
     # The claim is there.
-    observe.apply(kubectl, *(d for d in WHOLE if d["kind"] != "PersistentVolumeClaim"), small, *JOBS)
+    chosen = [job for name, job in zip(NAMES, JOBS, strict=True) if thorough or name in SHORT]
+    observe.apply(kubectl, *(d for d in WHOLE if d["kind"] != "PersistentVolumeClaim"), small, *chosen)
     return kubectl
 
 
-@pytest.mark.parametrize("name", [*LEARNED_FROM_REWARDS, *NAMES])
+OTHERS = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", [*LEARNED_FROM_REWARDS, *OTHERS])
 def test_it_runs_and_says_what_came_of_it(applied: Kubectl, name: str) -> None:
     observe.until_condition(applied, name, "Complete", timeout=500)
     status = observe.status(applied, name)

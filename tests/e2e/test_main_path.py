@@ -115,6 +115,7 @@ def test_a_later_version_goes_live_and_the_engine_keeps_running(served: Kubectl,
     assert engine_container(served)["containerID"] == before
 
 
+@pytest.mark.long
 def test_an_adapter_with_a_wrong_digest_or_base_is_never_loaded(served: Kubectl, url: str) -> None:
     artifact = observe.status(served, "finetunejob/scope")["artifact"]
     observe.apply(served, jobs.pretrain("other-base", steps=5))

@@ -1,5 +1,6 @@
 """Real pods: two trainers on one folder, and a container that outlives a trainer."""
 
+import json
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -28,11 +29,8 @@ def log(kubectl: Kubectl, pod: str) -> str:
     return kubectl("logs", pod) if phase != "Pending" else ""
 
 
-def test_two_trainers_in_one_folder_and_the_weights_are_those_of_one(
-    kubectl: Kubectl, thorough: bool
-) -> None:
-    if not thorough:
-        pytest.skip("only with --chaos=long: some 4 minutes; tests/trainer/test_one_writer.py has processes")
+@pytest.mark.long  # some 4 minutes; tests/trainer/test_one_writer.py has processes
+def test_two_trainers_in_one_folder_and_the_weights_are_those_of_one(kubectl: Kubectl) -> None:
     observe.apply(kubectl, jobs.pretrain("alone", steps=STEPS, checkpoint=CHECKPOINT))
     observe.until_condition(kubectl, "pretrainjob/alone", "Complete", timeout=240)
     observe.apply(kubectl, jobs.pretrain("shared", steps=STEPS, checkpoint=CHECKPOINT, backoffLimit=1))
@@ -75,9 +73,21 @@ def injected(kubectl: Kubectl, stack: Stack) -> Iterator[None]:
     asleep = "import time, signal; signal.signal(15, lambda *_: exit(3)); time.sleep(10**6)"
     made = [body for _, body in sidecar.policy(kubectl.namespace, image, "python", "-c", asleep)]
     observe.apply(kubectl, *made)
+    wait_for("the policy to work", lambda: injects(kubectl, image), timeout=60)
     yield
     for body in made:
         kubectl("delete", body["kind"], body["metadata"]["name"])
+
+
+def injects(kubectl: Kubectl, image: str) -> bool | None:
+    """Whether the API server, which takes up policies in its own time, knows of the new one."""
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    own = {"name": "own", "image": image, "securityContext": restricted}
+    secure = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"securityContext": secure, "containers": [own]}
+    probe = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": spec}
+    made = kubectl("create", "--dry-run=server", "--output=json", "--filename=-", stdin=json.dumps(probe))
+    return len(json.loads(made)["spec"]["containers"]) == 2 or None
 
 
 @pytest.mark.usefixtures("injected")

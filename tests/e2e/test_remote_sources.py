@@ -96,6 +96,7 @@ def test_a_base_from_the_hub_and_examples_from_a_store_once_their_secrets_exist(
     assert observe.status(kubectl, "finetunejob/far")["attempts"] == 1
 
 
+@pytest.mark.long
 def test_a_base_from_the_store_is_copied_once_and_examples_come_from_the_web(
     kubectl: Kubectl, world: World, near: str
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_killed_trainer_resumes_and_ends_with_the_weights_of_an_undisturbed_ru
     assert observe.weights_sha256(kubectl, "pretrainjob/killed") == undisturbed
 
 
+@pytest.mark.long
 def test_a_deleted_pod_costs_no_restart_and_nothing_of_the_weights(
     kubectl: Kubectl, undisturbed: str
 ) -> None:
@@ -105,6 +106,7 @@ def operator_restarts(stack: Stack) -> dict[str, int]:
     }
 
 
+@pytest.mark.long
 def test_missing_claim_and_configmap_are_conditions_and_mend_by_themselves(kubectl: Kubectl) -> None:
     job = jobs.pretrain("hungry", uri="configmap://later/corpus.jsonl", output={"storageUri": "pvc://later"})
     observe.apply(kubectl, job)
@@ -118,6 +120,7 @@ def test_missing_claim_and_configmap_are_conditions_and_mend_by_themselves(kubec
     observe.until_condition(kubectl, "pretrainjob/hungry", "Complete", timeout=180)
 
 
+@pytest.mark.long
 def test_a_job_applied_before_its_base_waits_and_then_runs(kubectl: Kubectl) -> None:
     observe.apply(kubectl, jobs.finetune("eager", "late-base"))
     waiting = observe.until_condition(kubectl, "finetunejob/eager", "DependenciesReady", "False", timeout=30)
@@ -131,6 +134,7 @@ def test_a_job_applied_before_its_base_waits_and_then_runs(kubectl: Kubectl) -> 
     assert artifact["rank"] == 8
 
 
+@pytest.mark.long
 def test_malformed_data_names_file_and_line_and_is_not_retried(kubectl: Kubectl) -> None:
     good = jobs.lines([{"instruction": "a", "output": "b"}])
     broken = {
@@ -150,6 +154,7 @@ def test_malformed_data_names_file_and_line_and_is_not_retried(kubectl: Kubectl)
     assert len(observe.child_jobs(kubectl, "FineTuneJob", "misfed")) == 1
 
 
+@pytest.mark.long
 def test_a_finished_job_is_not_run_again_when_its_child_is_deleted(kubectl: Kubectl) -> None:
     observe.apply(kubectl, jobs.pretrain("done", steps=5))
     observe.until_condition(kubectl, "pretrainjob/done", "Complete", timeout=180)
@@ -167,6 +172,7 @@ def test_a_finished_job_is_not_run_again_when_its_child_is_deleted(kubectl: Kube
     assert (after["phase"], after["artifact"]) == (before["phase"], before["artifact"])
 
 
+@pytest.mark.long
 def test_too_little_memory_is_told_and_not_retried(kubectl: Kubectl) -> None:
     tight = {"resourcesPerNode": {"requests": {"cpu": "200m"}, "limits": {"memory": "300Mi"}}}
     observe.apply(kubectl, jobs.pretrain("greedy", steps=5, compute=tight))
@@ -176,6 +182,7 @@ def test_too_little_memory_is_told_and_not_retried(kubectl: Kubectl) -> None:
     assert "limits.memory" in status["failure"]["message"]
 
 
+@pytest.mark.long
 def test_an_image_that_is_not_there_is_told_and_can_be_mended_while_suspended(kubectl: Kubectl) -> None:
     wrong = {"podTemplate": {"image": "localhost/nothing:1", "imagePullPolicy": "Never"}}
     observe.apply(kubectl, jobs.pretrain("imageless", steps=5, compute=wrong))
@@ -189,6 +196,7 @@ def test_an_image_that_is_not_there_is_told_and_can_be_mended_while_suspended(ku
     assert "failure" not in observe.status(kubectl, "pretrainjob/imageless")
 
 
+@pytest.mark.long
 def test_what_runs_too_long_is_ended_with_a_checkpoint(kubectl: Kubectl) -> None:
     job = jobs.pretrain("slow", steps=100_000, checkpoint={"everySteps": 100_000}, activeDeadlineSeconds=15)
     observe.apply(kubectl, job)

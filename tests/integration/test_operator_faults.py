@@ -27,8 +27,8 @@ PLAYS = {
     ("exit 143", "succeed"): ("Succeeded", 2, 0),
     ("exit 11",): ("Failed", 1, 0),
 }
-JOBS = 60
-DEATHS = 4
+JOBS = 30
+DEATHS = 3
 
 
 def test_killed_at_any_moment_it_loses_nothing_and_does_nothing_twice(world: World) -> None:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -86,19 +88,25 @@ class Process:
     """
 
     _server = multiprocessing.get_context("forkserver")
-    _server.set_forkserver_preload(["kubetune_trainer.run", "tests.trainer.conftest"])
+    _server.set_forkserver_preload(["tests.fixtures.lean_run", "tests.trainer.conftest"])
 
     def __init__(self, spec: RunSpec, folder: Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CUDA_VISIBLE_DEVICES", "")
-            forkserver.ensure_running()
         self._log, self._term, path = folder / "log.txt", folder / "term.json", folder / "run.json"
         path.write_text(spec.canonical())
         self._log.write_text("")
         files = (str(path), str(self._log), str(self._term))
-        self.process = self._server.Process(target=_child, args=(*files, environment))
-        self.process.start()
+        self.process = self.in_child(_child, *files, environment)
+
+    @classmethod
+    def in_child(cls, function: Callable[..., None], *arguments: Any) -> BaseProcess:
+        """Call a function in such a process."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            forkserver.ensure_running()
+        process = cls._server.Process(target=function, args=arguments)
+        process.start()
+        return process
 
     @property
     def out(self) -> str:

@@ -17,6 +17,7 @@ from kubetune.api.runspec import RUN_SPEC_PATH, RunSpec
 from kubetune.api.version import VERSION_TEXT
 from kubetune_trainer import termination, warned
 from kubetune_trainer.errors import InvalidSpec, known
+from kubetune_trainer.imports import lean
 from kubetune_trainer.log import banner_error, say
 from kubetune_trainer.reading import cause, panicked
 from kubetune_trainer.signals import Stop
@@ -49,9 +50,10 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())
         # It warns at import that an optional package is missing, which downloads code.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        from kubetune_trainer.outcome import RunResult
-        from kubetune_trainer.progress import Progress
-        from kubetune_trainer.run import run
+        with lean():
+            from kubetune_trainer.outcome import RunResult
+            from kubetune_trainer.progress import Progress
+            from kubetune_trainer.run import run
 
         stop.check()
         outcome = RunResult(Progress())
