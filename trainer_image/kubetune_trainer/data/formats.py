@@ -1,5 +1,5 @@
-"""The formats of a record, each a function to one of a few kinds of example. A new format is one more
-function."""
+"""The formats of a record. Each is a function that makes one of a few kinds of example of it; a new format is
+one more function."""
 
 import hashlib
 import json

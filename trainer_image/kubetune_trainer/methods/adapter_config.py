@@ -2,7 +2,7 @@
 and which are refused.
 
 peft ignores unknown fields, changes the base for some values, and matches the layers' names with any regular
-expression. So each value is checked, and peft gets no others.
+expression. So each value is checked, and only then given to peft.
 """
 
 import json

@@ -42,7 +42,7 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
     else:
         config = _new(spec.lora or Lora(), targets.choose(model, spec.lora or Lora(), head, fresh))
     config.task_type = head.task
-    # Saved whole, in fp32: if they were not, loading would put other random numbers in their place.
+    # Saved whole, in fp32: otherwise loading would give them other random numbers.
     config.modules_to_save = list(fresh) or None
     if spec.adapter:
         adapter_config.resolve(config, model, f"adapter {spec.adapter.uri}")

@@ -33,9 +33,9 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 ROWS, TOKENS = 8, 64
 """Shape of the random tokens on which the merged model is compared."""
 SUMS = 1e-4
-"""Most that another order of fp32 sums changes the logits, relative to their norm."""
+"""Most that another order of fp32 sums may change the logits, relative to their norm."""
 ROUNDINGS = 8
-"""Most that rounding each weight changes the logits, relative to their norm and in eps of the dtype: the
+"""Most that rounding each weight may change the logits, relative to their norm and in eps of the dtype: the
 errors of the layers add up in squares."""
 
 

@@ -18,7 +18,8 @@ def checked_digest(what: str, path: str, root: str | None, expected: str | None)
 
     Raises:
         DataError: there is no such folder.
-        BaseModelMismatch: it is not the one that was asked for, leads out of the volume, or holds links.
+        BaseModelMismatch: it is not the one that was asked for, leads out of the volume, or holds anything
+            but plain files.
     """
     folder = Path(path)
     if not folder.is_dir():

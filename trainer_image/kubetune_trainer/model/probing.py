@@ -17,7 +17,7 @@ from kubetune_trainer.runtime import Precision, autocast
 
 RESTORE = "put the file there that belongs to it"
 ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 2e-3}
-"""Most that another order of sums changes the logits, as `difference` measures it."""
+"""Most that another order of sums may change the logits, as `difference` measures it."""
 LARGEST_WIDENED = 1 << 28
 """Most parameters of a model that is probed in fp32: a GiB. Larger models are probed in their own precision,
 because their weights are not random: with random ones leaks are small."""

@@ -102,7 +102,7 @@ def check_places(names: Iterable[str], where: str) -> None:
     """Refuse names that cannot all be files below one folder.
 
     Raises:
-        DataError: names the first such.
+        DataError: names one of them.
     """
     known = set(names)
     for name in known:
