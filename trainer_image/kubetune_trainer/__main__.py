@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Bars that draw over themselves are no lines of a log; tqdm looks when it is imported.
+# Progress bars that redraw themselves do not belong in a log. tqdm reads this when it is imported.
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from kubetune_trainer.main import main

@@ -16,10 +16,10 @@ from kubetune_trainer.log import say
 
 
 def check_output(spec: RunSpec) -> None:
-    """What is written must lie on the volume, or it would be gone with the pod.
+    """Check that the output lies on its volume: what is written elsewhere is lost with the pod.
 
     Raises:
-        InvalidSpec: a link on the way leads out.
+        InvalidSpec: a symbolic link on the way leads out of the volume.
     """
     _, _, below = spec.output.uri.partition("://")[2].partition("/")
     root = spec.output.path.removesuffix(below) or "/"
@@ -35,7 +35,7 @@ def write(
     base_digest: str | None,
     fill: Callable[[Path], dict[str, Any]],
 ) -> ArtifactStatus:
-    """Fill a temporary folder, describe it, give it its name.
+    """Write an artifact: fill a temporary folder, add its manifest, rename it into place.
 
     Args:
         spec: the run.
@@ -45,7 +45,7 @@ def write(
 
     Raises:
         StorageError: the output cannot be written.
-        Superseded: another trainer has it.
+        Superseded: another trainer has taken over the output.
     """
     final = Path(spec.output.path) / "artifact"
     remove_leftovers(final.parent, "artifact")
@@ -81,13 +81,12 @@ def status(spec: RunSpec, manifest: Manifest) -> ArtifactStatus:
 
 
 def finished(spec: RunSpec) -> Manifest | None:
-    """The manifest of this very run's artifact, if an earlier attempt completed it and died before it could
-    say so.
+    """The manifest of this run's artifact, if an earlier attempt finished it and died before reporting it.
 
-    A damaged one is removed, so that it is made again.
+    A damaged artifact is removed, so that it is made again.
 
     Raises:
-        InvalidSpec: the artifact of another run is there.
+        InvalidSpec: the folder holds the artifact of another run.
     """
     folder = Path(spec.output.path) / "artifact"
     if not folder.exists():

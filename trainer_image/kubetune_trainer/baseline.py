@@ -20,7 +20,7 @@ def load(work: Path, spec: RunSpec) -> Measured | None:
 
 
 def save(work: Path, spec: RunSpec, measured: Measured) -> None:
-    """Keep it.
+    """Keep what was measured for later attempts under the same run spec.
 
     Raises:
         StorageError: it cannot be written.

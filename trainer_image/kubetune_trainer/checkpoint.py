@@ -1,9 +1,9 @@
 """Checkpoints: complete or absent, verified before use, bound to one job and one run spec.
 
 A checkpoint is a folder `step-<n>`: model.safetensors (trained weights), optimizer.safetensors, state.json
-(position in the data, loss curve), stream.safetensors (what of that position is tensors, where something is)
-and manifest.json with the SHA-256 of each. Random numbers need no state:
-every step seeds them from (seed, step, rank), and the schedule is a function of the step.
+(position in the data, loss curve), stream.safetensors (the tensors of that position, if it has any) and
+manifest.json with the SHA-256 of each. Random numbers need no state: every step seeds them from
+(seed, step, rank), and the schedule is a function of the step.
 """
 
 import json
@@ -38,11 +38,11 @@ class State:
     tokens: int = 0
     """Tokens seen."""
     seconds: float = 0.0
-    """Spent in training steps, over all attempts."""
+    """Seconds spent in training steps, over all attempts."""
     stream: dict[str, Any] = field(default_factory=dict)
     """Position in the data."""
     fingerprint: str = ""
-    """Of the data."""
+    """Digest of the data, to notice that it changed."""
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(step, training loss), thinned out."""
     evaluations: list[tuple[int, float]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Checkpoints:
 
         Raises:
             StorageError: the folder cannot be written.
-            Superseded: another trainer has it.
+            Superseded: another trainer has taken over the folder.
         """
         final = self._folder / f"step-{state.step}"
         with folder_to_be(final) as folder:
@@ -84,7 +84,7 @@ class Checkpoints:
         return self.newest
 
     def load(self, parameters: Named, optimizer: torch.optim.Optimizer) -> State | None:
-        """Restore the newest valid checkpoint, if any. What is not valid is passed over with a log line."""
+        """Restore the newest valid checkpoint, if any. Invalid ones are skipped with a log line."""
         for step in self._steps():
             folder = self._folder / f"step-{step}"
             try:

@@ -39,7 +39,7 @@ class ClassLossModel(Padded):
         )
 
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        """fp32, [rows, classes]."""
+        """The logits in fp32, [rows, classes]."""
         more = {"token_type_ids": types} if self._typed else {}
         return self.outputs(tokens, mask, **more).float()
 
@@ -61,8 +61,13 @@ class ClassLossModel(Padded):
 
 
 def macro_f1(said: torch.Tensor, true: torch.Tensor) -> float:
-    """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN), as scikit-learn's f1_score(average="macro"): of
-    the classes that occur in either, both [texts]."""
+    """Macro F1, as scikit-learn's f1_score(average="macro"): the mean of F1 = 2 TP / (2 TP + FP + FN) over
+    the classes that occur in either argument.
+
+    Args:
+        said: predicted class of each text, [texts].
+        true: its class, [texts].
+    """
     scores = []
     for c in torch.cat([said, true]).unique():
         hits = int(((said == c) & (true == c)).sum())

@@ -1,7 +1,7 @@
-"""Whether an answer ends where the chat template ends it.
+"""Checks that generation stops where the chat template ends an answer.
 
-Many bases bring a template that ends turns by a token of its own (<|im_end|>), and generate until another one
-(<|endoftext|>). What is trained on the template's turns then says the first and goes on.
+Many bases have a template that ends turns with one token (<|im_end|>), but stop generating at another
+(<|endoftext|>). A model that is trained on such turns says the first token and goes on.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def tell(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, formats: It
     turns = (Message("user", "What else?"), Message("assistant", _ANSWER))
     try:
         written = chat(Conversation(turns), len(turns), tokenizer)
-    except DataError:  # it wants other turns: the data will show which
+    except DataError:  # the template wants other turns; the data will show which
         return
     after = written.rpartition(_ANSWER)[2]
     tokens = {*tokenizer(after, add_special_tokens=False)["input_ids"]}

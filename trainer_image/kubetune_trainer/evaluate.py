@@ -37,7 +37,7 @@ class Measured:
     """One per sample prompt."""
     seconds: float = 0.0
     higher_is_better: dict[str, bool] = field(default_factory=dict)
-    """Of results of lm-eval tasks, where lm-eval says it."""
+    """For results of lm-eval tasks, if lm-eval says it."""
 
 
 def evaluate(
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def measure(model: Any, rows: Sequence[RowLike], prepared: Prepared, stop: Stop) -> dict[str, float]:
-    """What the loss model measures on rows, "loss" being among it."""
+    """The metrics of the loss model on rows, among them "loss"."""
     with evaluating(model):
         found: dict[str, float] = model.measure(_batches(rows, prepared, model.model, stop))
     return found
@@ -99,13 +99,13 @@ def measure(model: Any, rows: Sequence[RowLike], prepared: Prepared, stop: Stop)
 def _batches(
     rows: Sequence[RowLike], prepared: Prepared, model: PreTrainedModel, stop: Stop
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Rows of like lengths together, the longest first."""
+    """Batches of rows of similar length, the longest first."""
     for numbers in in_batches(rows, stop, virtual_tokens(model)):
         yield prepared.collate([rows[i] for i in numbers], model.device)
 
 
 def in_batches(rows: Sequence[Sized], stop: Stop | None, ahead: int = 0) -> Iterator[list[int]]:
-    """Numbers of rows of like lengths together, the longest first; `ahead` more tokens stand before each."""
+    """Indices of rows of similar length, the longest first. `ahead` more tokens precede each row."""
     lengths = [len(row) + ahead for row in rows]
     ordered = sorted(range(len(rows)), key=lengths.__getitem__)
     while ordered:

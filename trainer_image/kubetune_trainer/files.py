@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves the old or the new, never half of something."""
+"""Writes files and folders so that a crash leaves the old or the new, never a half."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _checks: list[Callable[[], None]] = []
 
 @contextmanager
 def fenced(check: Callable[[], None]) -> Iterator[None]:
-    """Have `check` called before anything gets or loses its name; what it raises is raised there."""
+    """Call `check` before anything is renamed into its place or removed; its errors are passed on."""
     _checks.append(check)
     try:
         yield
@@ -30,18 +30,18 @@ def _check_fence() -> None:
 
 
 def _temporary_of(path: Path) -> Path:
-    """Where to write what is to have a name. No other trainer, nor process of this one, writes there."""
+    """Where to write a file or folder before it is renamed. No other trainer or process writes there."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, as far as that goes: what is left is removed another time."""
+    """Remove a folder as far as possible; a later call removes what is left."""
     _check_fence()
     shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove folders that killed trainers left half-filled; `name` is how the finished ones begin."""
+    """Remove unfinished folders of killed trainers; `name` is how the names of finished ones begin."""
     for stale in folder.glob(f".{name}*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
 
@@ -60,7 +60,7 @@ def writing(path: Path) -> Iterator[None]:
 
     Raises:
         StorageError: disk full, read-only, no permission, input/output error.
-        Superseded: it failed since another trainer has the place.
+        Superseded: it failed because another trainer has taken the folder over.
     """
     try:
         yield
@@ -70,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: Exception) -> StorageError:
-    """The error to raise where a place cannot be written."""
+    """The error to raise if a place cannot be written."""
     return StorageError(
         f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): "
         "check free space and permissions of the output volume"
@@ -79,11 +79,11 @@ def cannot_write(path: Path, error: Exception) -> StorageError:
 
 @contextmanager
 def folder_to_be(final: Path) -> Iterator[Path]:
-    """A folder to be filled, which gets its name once that is done: all of it or nothing. What had it goes.
+    """A temporary folder to fill. Then it replaces `final`, complete or not at all.
 
     Raises:
         StorageError: it cannot be written.
-        Superseded: another trainer has the place.
+        Superseded: another trainer has taken the folder over.
     """
     _check_fence()
     temporary = _temporary_of(final)

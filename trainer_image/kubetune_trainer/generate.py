@@ -30,7 +30,7 @@ class StopCheck(StoppingCriteria):
         self._stop = stop
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Never done by itself."""
+        """False for each row, [rows]: it never ends an answer."""
         self._stop.check()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -49,7 +49,7 @@ def answers(
         tokenizer: its tokenizer.
         prompts: text, and whether the tokenizer adds its special tokens. A prompt that leaves no room for the
             answer loses its beginning.
-        limit: tokens of an answer at most.
+        limit: most tokens of an answer.
         stop: looked at after each token.
     """
     context = context_of(model) or 1 << 30
@@ -77,8 +77,7 @@ def told(
 
 
 def written(said: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Answers as text, as an engine writes it: without what some tokenizers' settings tidy up ("a ." to
-    "a.")."""
+    """Answers as text, as an engine writes it: without the clean-up of some tokenizers ("a ." to "a.")."""
     texts: list[str] = tokenizer.batch_decode(
         said, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -98,8 +97,8 @@ def continuations(
         model: the model.
         tokenizer: names the tokens that pad and end.
         prompts: tokens of each; prompts of like lengths are answered together.
-        config: how; pad and end tokens are filled in. What the base recommends for chatting does not count:
-            other answers would come of it than are asked for here.
+        config: how to generate; pad and end tokens are filled in. The base's own generation settings are
+            ignored, because they are made for chatting and would change the answers.
         stop: looked at after each token.
 
     Raises:
@@ -156,7 +155,7 @@ def _continued(
 def sample_answers(
     model: LossModel, tokenizer: PreTrainedTokenizerBase, wanted: Evaluation, stop: Stop, *, chat: bool
 ) -> list[str]:
-    """Answers to the sample prompts, which are messages for the chat template or as they are."""
+    """Answers to the sample prompts; with `chat`, each prompt is a message for the chat template."""
     prompts = [prompt_of(p, tokenizer, chat=chat) for p in wanted.sample_prompts]
     with model.autocast():
         said = answers(model.model, tokenizer, prompts, wanted.max_new_tokens, stop) if prompts else []
@@ -164,10 +163,10 @@ def sample_answers(
 
 
 def prompt_of(text: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> tuple[str, bool]:
-    """A user's words as a prompt: a user message by the chat template, or as they are.
+    """A prompt, and whether the tokenizer adds its special tokens; with `chat`, the text is a user's message.
 
     Raises:
-        InvalidSpec: the template refuses them.
+        InvalidSpec: the chat template refuses it.
     """
     if not chat:
         return text, True

@@ -11,7 +11,7 @@ _DIGEST = "runSpecDigest"
 
 
 def recall(file: Path, name: str, spec: RunSpec) -> Any:
-    """What an earlier attempt kept by a name under the same run spec; None where there is no such thing."""
+    """The value that an earlier attempt under the same run spec kept by this name; None: there is none."""
     try:
         kept = json.loads(file.read_text())
         return kept[name] if kept[_DIGEST] == spec.digest() else None
@@ -20,7 +20,7 @@ def recall(file: Path, name: str, spec: RunSpec) -> Any:
 
 
 def keep(file: Path, name: str, spec: RunSpec, value: Any) -> None:
-    """Keep a value, of which JSON can be made.
+    """Keep a value that JSON can hold.
 
     Raises:
         StorageError: it cannot be written.

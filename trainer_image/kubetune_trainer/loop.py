@@ -25,13 +25,13 @@ from kubetune_trainer.warned import warn
 
 CURVE_POINTS = 500
 SHOWN = 8
-"""Names in a warning."""
+"""Most names in a warning."""
 _ADAPTER = re.compile(r"\.(lora_\w+|base_layer|default|weight)\b")
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Numbers of a step, for whoever watches."""
+    """Numbers of a step, for progress reports."""
 
     step: int
     """Steps done."""
@@ -45,7 +45,7 @@ class StepReport:
     tokens_per_second: float
     """Since the last report."""
     seconds_per_step: float
-    """Likewise."""
+    """Since the last report."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class TrainingLoop:
     report: Callable[[StepReport], None]
     report_seconds: float = 1.0
     looked: bool = False
-    """Whether it was seen what gets a gradient."""
+    """Whether it was checked which parameters get a gradient."""
 
     def run(self) -> None:
         """Train from the state to the end.
@@ -138,7 +138,7 @@ class TrainingLoop:
             group["lr"] = rate
         rows = self.stream.next(s.global_batch_size)
         targets = max(1, sum(row.targets for row in rows))
-        # The state of a checkpoint needs no random state: dropout is a function of the step.
+        # A checkpoint needs no random state, because dropout is a function of the step.
         torch.manual_seed(((s.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         mine = _share(rows, rank, world)
         total = torch.zeros((), device=self.accelerator.device)
@@ -156,7 +156,7 @@ class TrainingLoop:
         return total, norm, rate, sum(map(len, rows))
 
     def _tell_untrained(self) -> None:
-        """Warn, once, of parameters that the loss does not depend on. A gradient of zero is one."""
+        """Warn once about parameters that the loss does not depend on. A zero gradient is a gradient."""
         if self.looked:
             return
         self.looked = True
@@ -175,8 +175,8 @@ class TrainingLoop:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _agreed(self, *flags: bool) -> list[bool]:
-        """Whether any process says so: clocks and signals differ, and all must do the same after a step, or
-        they would wait for each other for ever."""
+        """For each flag, whether any process sets it. Clocks and signals differ, but after a step all
+        processes must do the same, or they would wait for each other forever."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         said = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
@@ -232,8 +232,8 @@ class _Window:
 
 
 def _share(rows: Sequence[RowLike], rank: int, world: int) -> Sequence[RowLike]:
-    """This process's rows, longest first so that micro-batches need little padding; never none, or others
-    wait."""
+    """This process's rows, the longest first, so that micro-batches need little padding. There is always at
+    least one, because the other processes wait for this one."""
     ordered = sorted(rows, key=len, reverse=True)
     if mine := ordered[rank::world]:
         return mine
@@ -248,8 +248,10 @@ def _inside(name: str) -> str:
 def thinned(
     curve: list[tuple[int, float]], first: int, losses: Sequence[float], total: int
 ) -> list[tuple[int, float]]:
-    """The curve with the losses of the steps after `first` added: at most about CURVE_POINTS, each the mean
-    of as many steps. A point's step is the last one that it covers."""
+    """A curve with the losses of the steps after `first` added.
+
+    It has at most about CURVE_POINTS points, each the mean over equally many steps, at the last of them.
+    """
     every = -(-total // CURVE_POINTS)
     curve = [(step, loss) for step, loss in curve]  # JSON makes lists of them
     for step, loss in enumerate(losses, first + 1):

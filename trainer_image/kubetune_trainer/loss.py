@@ -1,8 +1,8 @@
 """Negative log-likelihood of the trained positions only, without ever holding all logits.
 
-The head and the cross entropy are computed together, some hundred positions at a time, gradients at once in
-the forward pass (as Liger Kernel's fused linear cross entropy does): the logits of a chunk stay in the cache,
-and positions that are not trained on cost nothing.
+The head and the cross entropy are computed together, some hundred positions at a time, and so are the
+gradients, already in the forward pass (as in Liger Kernel's fused linear cross entropy). The logits of a
+chunk stay in the cache, and positions that are not trained on cost nothing.
 """
 
 import math
@@ -24,7 +24,7 @@ from kubetune_trainer.runtime import Precision, autocast
 CHUNK_ELEMENTS = {"cpu": 1 << 20}
 """Logits held at a time, by kind of device: 4 MiB in fp32, which a CPU's cache holds."""
 CHUNK_ELSEWHERE = 1 << 27
-"""On a GPU 512 MiB: each chunk reads the whole head, which hundreds of positions make worth it."""
+"""512 MiB on a GPU: each chunk reads the whole head, which pays off for hundreds of positions."""
 
 
 def _positions(weight: torch.Tensor) -> int:
@@ -74,8 +74,10 @@ class LinearCrossEntropy(torch.autograd.Function):
 def log_probabilities(
     hidden: torch.Tensor, head: nn.Linear | None, targets: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Logarithm of each target's probability, fp32, [n]. Its gradient computes the logits anew, some hundred
-    positions at a time, for the same reason as above.
+    """Logarithm of each target's probability, fp32, [n].
+
+    The backward pass computes the logits anew, some hundred positions at a time, so that they are never all
+    held.
 
     Args:
         hidden: what goes into the head, [n, width]; without a head the logits, [n, vocabulary].
@@ -92,7 +94,7 @@ def log_probabilities(
             _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step], temperature,
             use_reentrant=False, preserve_rng_state=False,
         )
-        for i in range(0, max(1, len(targets)), step)  # without positions, too, there is a gradient: zero
+        for i in range(0, max(1, len(targets)), step)  # without positions, the gradient is zero, not absent
     ]  # fmt: skip
     return torch.cat(parts)
 
@@ -126,8 +128,8 @@ class Wrapped(nn.Module):
 class LossModel(Wrapped):
     """A causal language model whose forward pass is its loss.
 
-    Positions are given to a model only where they part the documents of a row. Else it counts them itself:
-    not every model takes them, and not all count from 0.
+    Positions are given to a model only if they separate the documents of a row. Otherwise it counts them
+    itself, because not every model takes positions, and not all count from 0.
     """
 
     def __init__(self, model: PreTrainedModel, precision: Precision, *, packed: bool = True) -> None:
@@ -150,8 +152,8 @@ class LossModel(Wrapped):
         return LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets)
 
     def _own_loss(self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """transformers' loss with all terms that the config asks for, which it means over the labels: times
-        their number, as the loop divides by that of the whole step."""
+        """transformers' loss with all terms that the config asks for. It is a mean over the labels, so it
+        is multiplied by their number: the loop divides by the number in the whole step."""
         with self.autocast():
             own = self.model(
                 **self.inputs(tokens, positions), labels=labels, shift_labels=labels, use_cache=False
@@ -163,7 +165,7 @@ class LossModel(Wrapped):
     def score(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As forward, and how many of the labels rank first."""
+        """As forward, but without further terms, and how many of the labels rank first; fp64 scalars."""
         hidden, targets = self._trained(tokens, positions, labels)
         loss, correct = (torch.zeros((), dtype=torch.float64, device=hidden.device) for _ in range(2))
         head = self.model.get_output_embeddings()
@@ -192,14 +194,14 @@ class LossModel(Wrapped):
         }
 
     def inputs(self, tokens: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What a model is given, all [rows, width]."""
+        """The arguments of the model, all [rows, width]."""
         return {"input_ids": tokens} | ({"position_ids": positions} if self._packed else {})
 
     def _trained(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last hidden states (logits, if the head is more than a matrix) of the trained positions, and their
-        labels."""
+        """Last hidden states of the trained positions, [trained, width], and their labels, [trained]. If the
+        head is more than a matrix, logits, [trained, vocabulary], instead of states."""
         model = self.model.base_model if self._plain_head else self.model
         with self.autocast():
             output = model(**self.inputs(tokens, positions), use_cache=False)

@@ -1,6 +1,6 @@
-"""`python -m kubetune_trainer`: read the run spec, run, say the last word, exit with the code that tells why.
+"""`python -m kubetune_trainer`: read the run spec, run it, write the termination message, exit with its code.
 
-Nothing heavy is imported before SIGTERM is taken care of.
+Nothing heavy is imported before SIGTERM is handled.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from kubetune_trainer.signals import Stop
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit code."""
     stop = Stop().install()
-    # Threads that spin while they wait for each other lose most of their time on a CPU that is shared: beside
-    # one other busy process, 3 to 10 times slower on 2 cores. OpenMP reads this when torch is imported.
+    # Threads that spin while waiting for each other lose most of their time on a shared CPU: beside one other
+    # busy process, they are 3 to 10 times slower on 2 cores. OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(
         prog="python -m kubetune_trainer", description="Carry out one training run."
@@ -48,7 +48,7 @@ def _carry_out(path: Path, stop: Stop) -> TerminationMessage:
     try:
         spec = _read(path)
         say("start", job=f"{spec.job.kind}/{spec.job.namespace}/{spec.job.name}", runSpec=spec.digest())
-        # It warns at import that an optional package is missing, which downloads code.
+        # On import it warns about a missing optional package, which is left out because it downloads code.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         with lean():
             from kubetune_trainer.outcome import RunResult
@@ -90,7 +90,7 @@ def _judge(error: BaseException) -> tuple[Reason, str]:
     if ours is not None:
         return ours.reason, str(ours)
     traceback.print_exception(error)
-    if panicked(error):  # what is written in Rust reads texts and files, the same ones at every attempt
+    if panicked(error):  # Rust code reads texts and files, which are the same at every attempt
         return Reason.INVALID_SPEC, (
             f"a text or a file cannot be read ({cause(error)}): most likely the base model's tokenizer.json "
             "fails at a text of the data: restore it"

@@ -35,7 +35,7 @@ class MaskedLossModel(Padded):
     def _chosen(
         self, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 logits of the hidden tokens, [hidden, vocabulary], and what they are."""
+        """fp32 logits of the hidden tokens, [hidden, vocabulary], and their ids, [hidden]."""
         logits = self.outputs(tokens, mask)
         flat = labels.flatten()
         at = (flat != IGNORED).nonzero().flatten()

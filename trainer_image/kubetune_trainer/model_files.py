@@ -1,5 +1,5 @@
-"""The files of a model's folder, looked at before a library loads them: transformers follows an index to
-wherever it points, takes an adapter that lies beside the weights, and builds as many layers as it is told."""
+"""Checks the files of a model's folder before a library loads them: transformers follows an index wherever it
+points, takes an adapter that lies beside the weights, and builds as many layers as it is told."""
 
 import json
 import re
@@ -17,10 +17,10 @@ ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_JSON = 64 << 20
 MOST_LAYERS = 10_000
-"""Of layers or experts: more are a mistake, and each is a Python object before any weight is looked at."""
+"""Most layers or experts. More are a mistake, and all become Python objects before any weight is read."""
 _COUNTS = re.compile(r"(num|n)_(\w+_)?(layers?|experts?)|(encoder|decoder)_layers")
 ATTENTION = (None, "eager", "sdpa")
-"""What config.json may ask for; all else takes packages that are not here, or compiles for minutes."""
+"""Values that config.json may have. Others need packages that are not here, or compile for minutes."""
 
 
 def json_object(path: Path, what: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def json_object(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        what: it belongs to, for messages.
+        what: name of what it belongs to, in messages.
 
     Raises:
         InvalidSpec: it holds something else.
@@ -47,11 +47,11 @@ def json_object(path: Path, what: str) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, what: str) -> None:
-    """See to it that a folder's files can be given to transformers.
+    """Check that a folder's files can be given to transformers.
 
     Args:
         folder: of a whole model.
-        what: it is, for messages.
+        what: name of the model in messages.
 
     Raises:
         InvalidSpec: they cannot.
@@ -71,10 +71,10 @@ def check_folder(folder: Path, what: str) -> None:
 
 
 def check_config(config: Mapping[str, Any], what: str) -> None:
-    """Refuse a config, of whatever depth, that no model can be made of in time.
+    """Refuse values, at any depth of a config, of which no model can be made, or not in time.
 
     Raises:
-        InvalidSpec: see above.
+        InvalidSpec: there is one.
     """
     for name, value in _fields(config):
         if _COUNTS.fullmatch(name) and type(value) is int and value > MOST_LAYERS:
@@ -104,7 +104,7 @@ def _shards(index: Path, folder: Path, what: str) -> list[Path]:
     """The files that an index names.
 
     Raises:
-        InvalidSpec: it is malformed, or names what is no safetensors file of its folder.
+        InvalidSpec: it is malformed, or names anything but safetensors files in the folder.
     """
     failed = f"the {what} cannot be loaded"
     names = json_object(index, failed).get("weight_map")

@@ -15,7 +15,7 @@ from kubetune.api.training import Optimisation
 
 Named = list[tuple[str, nn.Parameter]]
 _CODES = {"qmap1", "qmap2"}
-"""What the 8 bits stand for: the same for all parameters and runs."""
+"""Tables of the numbers that 8-bit codes stand for: the same for all parameters and runs."""
 
 
 def trainable(model: nn.Module) -> Named:
@@ -50,7 +50,7 @@ def state(optimizer: torch.optim.Optimizer, parameters: Named) -> dict[str, torc
 
 
 def restore(optimizer: torch.optim.Optimizer, parameters: Named, tensors: dict[str, torch.Tensor]) -> None:
-    """Undo `state`."""
+    """Load the tensors of `state` into an optimizer."""
     by_name = dict(parameters)
     if isinstance(optimizer, Optimizer8bit):
         for i, group in enumerate(optimizer.param_groups):

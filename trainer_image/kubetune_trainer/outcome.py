@@ -31,7 +31,7 @@ class RunResult:
     """Final numbers of an earlier attempt that finished the run."""
 
     def message(self, reason: Reason, text: str = "") -> TerminationMessage:
-        """The last word."""
+        """The termination message."""
         return TerminationMessage(
             reason=reason,
             message=text,
@@ -54,7 +54,7 @@ class RunResult:
         return {n: b.wire() for n, b in blocks.items() if b} | {"sources": [asdict(s) for s in self.sources]}
 
     def recall(self, report: dict[str, Any]) -> None:
-        """Undo `report`."""
+        """Take over the facts in the `report` of an earlier attempt."""
         self.plan = PlanStatus.model_validate(report["plan"])
         self.data = DataStatus.model_validate(report["data"])
         self.evaluation = EvaluationStatus.model_validate(report["evaluation"])

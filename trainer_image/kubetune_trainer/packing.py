@@ -46,7 +46,7 @@ def load(work: Path, spec: RunSpec) -> bool | None:
 
 
 def save(work: Path, spec: RunSpec, packed: bool) -> None:
-    """Keep it.
+    """Keep the decision for later attempts under the same run spec.
 
     Raises:
         StorageError: it cannot be written.

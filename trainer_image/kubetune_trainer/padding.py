@@ -1,7 +1,7 @@
 """Models that are given padded rows with an attention mask which marks the padding.
 
-Some architectures mind it all the same: they mix tokens by a Fourier transform, a convolution, or sums over
-parts of a row. Such a model is given rows of one length at a time, without padding.
+Padding changes the output of some architectures all the same: they mix tokens by a Fourier transform, a
+convolution, or sums over parts of a row. Such a model is given rows of one length at a time, without padding.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""An end to what may not end: programs that come with a model, such as its chat template."""
+"""A time limit for programs that come with a model, such as its chat template, because they may not end."""
 
 import signal
 import threading
@@ -13,9 +13,10 @@ class TookTooLong(Exception):
 
 @contextmanager
 def cpu_time(seconds: float) -> Iterator[None]:
-    """Interrupt Python code after so much computing of this process; waiting for a processor does not count.
+    """Interrupt Python code after so many seconds of this process's CPU time.
 
-    Only in the main thread, where the run is: elsewhere Python takes no signals, and there is no end.
+    This only works in the main thread, where the run is. Elsewhere Python takes no signals, and nothing is
+    limited.
 
     Raises:
         TookTooLong: it took longer.

@@ -137,7 +137,7 @@ class StepReporter:
         self._said = -math.inf
 
     def __call__(self, step: StepReport) -> None:
-        """Tell one report."""
+        """Pass one report on."""
         remaining = (self._total - step.step) * step.seconds_per_step + self._evaluation
         self._progress.update(
             percentage=min(99, 100 * step.step // self._total),
@@ -166,7 +166,7 @@ def named(numbers: dict[str, float]) -> list[NamedValue]:
 
 
 def measurements(numbers: dict[str, float]) -> list[Measurement]:
-    """The same of an evaluation."""
+    """Results of an evaluation as a Kubernetes status carries them; what is not finite is left out."""
     return [Measurement(name=name, value=text) for name, text in _texts(numbers)]
 
 

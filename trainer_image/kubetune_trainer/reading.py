@@ -1,4 +1,4 @@
-"""Reading what a user put there: whatever a library makes of a broken file ends the run with a message."""
+"""Reads users' files so that whatever a library makes of a broken one ends the run with a message."""
 
 import errno
 import re
@@ -8,23 +8,23 @@ from contextlib import contextmanager
 from kubetune_trainer.errors import InvalidSpec, StorageError, known
 
 LONGEST = 300
-"""Characters of a library's message that are passed on."""
+"""Most characters of a library's message that are passed on."""
 _ADVICE = ("trust_remote_code=True", "You can inspect the", "raise an issue")
-"""In sentences of a library's message that whoever runs a job cannot follow."""
+"""Marks sentences in libraries' messages that the user of a job cannot follow."""
 _DISK = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
-"""What a volume says that fails, whatever lies on it."""
+"""Errors of a failing volume, whatever lies on it."""
 
 
 @contextmanager
 def reading(what: str, remedy: str) -> Iterator[None]:
-    """Around calls that only read a user's files: what goes wrong there is wrong with the files.
+    """Turn errors of calls that only read a user's files into an InvalidSpec: the files are to blame.
 
     Args:
-        what: they are, for messages.
+        what: name of the files in messages.
         remedy: what to do.
 
     Raises:
-        InvalidSpec: anything went wrong that is not one of our own errors, memory that ran out or a device.
+        InvalidSpec: any error, except our own ones, lack of memory and failures of a device.
     """
     try:
         yield
@@ -35,10 +35,10 @@ def reading(what: str, remedy: str) -> Iterator[None]:
 
 
 def of_the_file(error: BaseException) -> bool:
-    """Whether an error while files were read tells something about the files.
+    """Whether an error while files were read is due to the files.
 
     Raises:
-        StorageError: it tells that the volume fails.
+        StorageError: the error shows that the volume fails.
     """
     if isinstance(error, OSError) and error.errno in _DISK:
         raise StorageError(f"the volume of the files that are read fails: {error.strerror}") from error
@@ -48,7 +48,7 @@ def of_the_file(error: BaseException) -> bool:
 
 
 def panicked(error: BaseException) -> bool:
-    """Whether a library in Rust gave up: pyo3's exception for it is no Exception, and not to be imported."""
+    """Whether a library in Rust gave up: pyo3's exception for it is no Exception and cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 

@@ -1,5 +1,5 @@
-"""What the model thought of pairs before training: measured once, and kept beside the checkpoints for resumed
-runs."""
+"""Log ratios of pairs by the model before training: measured once, and kept beside the checkpoints for
+resumed runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +27,12 @@ def fill(
     collate: Collate,
     stop: Stop,
 ) -> None:
-    """Fill in `Pairs.reference` by the untrained model, or as an earlier attempt left it.
+    """Fill in `Pairs.reference`, by the untrained model or from what an earlier attempt kept.
 
     Args:
         path: where it is kept.
         key: run and data that it belongs to.
-        tables: by name, pairs and the numbers of those that are needed.
+        tables: by name, pairs and the indices of those that are needed.
         model: a loss model with `log_ratios`.
         collate: makes batches.
         stop: looked at between batches.

@@ -9,16 +9,16 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """F-measure of the longest common subsequence of words, 0 to 1: 2 P R / (P + R) = 2 LCS / (n + m), P and
-    R being the subsequence's share of the answer's n and of the reference's m words. Case does not count; 0
-    where either has no words."""
+    """F-measure of the longest common subsequence (LCS) of words, 0 to 1: 2 P R / (P + R) = 2 LCS / (n + m).
+    P is its share of the answer's n words, R of the reference's m. Case does not count. Without words in
+    either, it is 0."""
     ours, theirs = _WORD.findall(answer.lower()), _WORD.findall(reference.lower())
     common = longest_common(ours, theirs)
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
 def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the usual table being the bits of one number (Hyyro
+    """Length of the longest common subsequence. A row of the usual table is the bits of one number (Hyyro
     2004, "Bit-Parallel LCS-length Computation Revisited")."""
     places: dict[str, int] = {}
     for i, word in enumerate(a):

@@ -71,13 +71,13 @@ LARGEST_MICRO_BATCH = 32
 WATCHES = 10
 """How often the held-out loss is measured during training."""
 WATCH_SHARE = 0.1
-"""Held-out tokens measured that way per token trained on; one costs a third of a trained one."""
+"""Tokens so measured per token trained on. A measured one costs a third of a trained one."""
 LARGEST_WATCH = 128
-"""Rows measured at a time."""
+"""Most rows measured at a time."""
 
 
 def run(spec: RunSpec, outcome: RunResult, stop: Stop) -> None:
-    """Carry out a run, or notice that an earlier attempt did. Facts go into `outcome` as they become known.
+    """Carry out a run, or find that an earlier attempt did. Facts go into `outcome` as they become known.
 
     Raises:
         TrainerError: see `errors`.
@@ -104,7 +104,7 @@ class _Run:
     _made: tuple[PreTrainedModel, list[str]] | None = None
 
     def run(self) -> None:
-        """The story in order."""
+        """All steps of the run, in order."""
         spec, stop, work = self.spec, self.stop, _work(self.spec)
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -119,7 +119,7 @@ class _Run:
         stop.check()
         localize(spec, self.outcome.progress, stop)
         if spec.lm_eval:
-            # What cannot be loaded is told now; each evaluation loads it anew.
+            # Fail now if a task cannot be loaded; each evaluation loads it anew.
             tasks.load(spec.lm_eval)
             stop.check()
 
@@ -172,7 +172,7 @@ class _Run:
         return prepared
 
     def _warn(self, prepared: Prepared) -> None:
-        """Say what is allowed and seldom meant."""
+        """Warn about what is allowed but seldom meant."""
         settings, steps = self.spec.training, prepared.total_steps
         if not prepared.evaluation.examples:
             warn(WarningReason.NOTHING_HELD_OUT, NOTHING_HELD_OUT)
@@ -187,7 +187,7 @@ class _Run:
             warn(WarningReason.WARMUP_NEVER_ENDS, text)
 
     def _packs(self, work: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether documents share rows: as an earlier attempt found, as the job says, or as the model can."""
+        """Whether documents share rows: by an earlier attempt, by the job, or by what the model allows."""
         spec = self.spec
         kept = packing.load(work, spec)
         if kept is None:
@@ -198,7 +198,7 @@ class _Run:
     def _base(
         self, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model, made once, and the modules that its files had no weights for."""
+        """The model, made only once, and the modules that its files had no weights for."""
         if self._made is None:
             base, fresh = self._make(tokenizer, settings)
             base = base.to(self.accelerator.device)
@@ -223,8 +223,8 @@ class _Run:
             device = self.accelerator.device
             options = self.method.base_options(spec, self.precision, device)
             if device.type != "cpu" and head is not MASKED_LM:
-                # Straight there: the pod needs no memory for a copy. Not a masked language model: how far its
-                # positions reach is tried out, and on a GPU an index that is too large ends all.
+                # Loaded there directly, so that the pod needs no memory for a copy. A masked language model
+                # is not: its positions are tried out, and on a GPU an index that is too large ends all.
                 options = {"device_map": {"": device}} | options
             base, fresh = loading.load(
                 Path(spec.model.path), options, tokenizer, spec.data.sequence_length, head, settings,
@@ -239,7 +239,7 @@ class _Run:
         if self.spec.merge and self.spec.model.path:
             merge.check(trained, Path(self.spec.model.path))
         if self.prepared.packed:
-            check_isolation(base, self.precision)  # with what the method put into it
+            check_isolation(base, self.precision)  # the model now holds what the method put into it
         return trained
 
     def _plan(self, trained: torch.nn.Module) -> None:
@@ -327,7 +327,7 @@ class _Run:
         return state
 
     def _watched_rows(self) -> list[RowLike]:
-        """The held-out rows on which the loss is followed in training: a small share of the work."""
+        """The held-out rows on which the loss is measured during training: a small share of the work."""
         assert self.outcome.plan is not None
         per_step = self.prepared.stream.mean_row * self.spec.training.global_batch_size
         budget = WATCH_SHARE * per_step * self.outcome.plan.total_steps / WATCHES
@@ -399,7 +399,7 @@ class _Run:
 
 
 def _nothing(spec: RunSpec) -> str:
-    """What to do about it."""
+    """What to do if nothing was learned."""
     if spec.rollout:
         return (
             "all answers got the same reward: start from a tuned adapter, choose another "

@@ -17,7 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpus() -> int:
-    """Processors that this process may use: its affinity, or its cgroup's quota where that is less."""
+    """Processors that this process may use: those of its affinity, or its cgroup's quota if that is less."""
     allowed = len(os.sched_getaffinity(0))
     quota = _quota()
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
@@ -39,7 +39,7 @@ def _quota() -> float | None:
 def configure() -> int:
     """Use as many threads as there are processors, and only deterministic algorithms. Returns the threads.
 
-    OMP_NUM_THREADS wins where it is set. Another number of threads may round sums differently.
+    OMP_NUM_THREADS overrides the number. Another number of threads may round sums differently.
     """
     threads = int(os.environ.get("OMP_NUM_THREADS") or cpus())
     torch.set_num_threads(threads)
@@ -47,13 +47,13 @@ def configure() -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    # Filling fresh memory guards against reading it before writing; we pay for it and do not need it.
+    # This would fill fresh memory to catch reads before writes. It costs time and is not needed here.
     torch.utils.deterministic.fill_uninitialized_memory = False
     return threads
 
 
 def check_gpu() -> None:
-    """A run that was given a GPU never falls back to the CPU: it would hold the GPU and take for ever.
+    """Refuse to fall back to the CPU if the pod was given a GPU: it would hold the GPU and take forever.
 
     Raises:
         NoGpu: PyTorch sees none.
@@ -70,7 +70,7 @@ def check_gpu() -> None:
 
 
 def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """Arithmetic of the forward pass; auto is bf16 where the hardware computes in it.
+    """Precision of the forward pass; auto is bf16 if the hardware computes in it.
 
     Raises:
         InvalidSpec: bf16 was asked for on a GPU without it.
@@ -91,7 +91,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def describe(device: torch.device, threads: int) -> str:
-    """The hardware, for people."""
+    """The hardware, in words for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = f"{threads} thread{'s' * (threads != 1)}"

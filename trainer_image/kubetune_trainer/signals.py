@@ -26,7 +26,7 @@ class Stop:
         self.requested = True
 
     def check(self) -> None:
-        """Where there is nothing to save: end the run if asked to.
+        """End the run if it was asked to stop; called where there is nothing to save.
 
         Raises:
             Terminated: a signal came.

@@ -1,4 +1,4 @@
-"""The last word: a TerminationMessage that always fits and always is valid JSON."""
+"""The termination message: it always fits and is always valid JSON."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from kubetune.api.warnings import RunWarning
 from kubetune_trainer.log import say
 
 PATH_VARIABLE = "KUBETUNE_TERMINATION_LOG"
-"""Environment variable that names another file than the pod's, to run a trainer by hand."""
+"""Environment variable that names another file than the pod's, for running a trainer by hand."""
 _LENGTHS = (1024, 512, 256, 128, 64, 32)
 _COUNTS = (1000, 32, 16, 8, 4)
 
 
 def write(message: TerminationMessage) -> None:
-    """Write it where the kubelet reads it. A failure is said and changes nothing: the exit code tells the
-    reason."""
+    """Write it where the kubelet reads it. A failure is only logged, because the exit code tells the reason,
+    too."""
     path = Path(os.environ.get(PATH_VARIABLE, TERMINATION_LOG))
     try:
         path.write_bytes(fitted(message))
@@ -27,9 +27,12 @@ def write(message: TerminationMessage) -> None:
 
 
 def fitted(message: TerminationMessage, limit: int = TERMINATION_MESSAGE_BYTES) -> bytes:
-    """JSON of at most `limit` bytes: samples and warnings are shortened first. Then samples are left out, and
-    all but the first results of the evaluation and warnings. Then the message is shortened. Without its
-    artifact a run would count as failed."""
+    """JSON of at most `limit` bytes.
+
+    Samples and warnings are shortened first. Then samples are left out, with all but the first results and
+    warnings. Then the message is shortened. The artifact stays as long as possible, because without it a run
+    counts as failed.
+    """
     bare = message
     for length in _LENGTHS:
         bare = _with_short_warnings(message, length)
@@ -54,7 +57,7 @@ def _encode(message: TerminationMessage) -> bytes:
 
 
 def _with_few_results(message: TerminationMessage, count: int) -> TerminationMessage:
-    """No samples, and the first results only; all are in the artifact's report."""
+    """Drop samples and all but the first results; all are in the artifact's report."""
     if message.evaluation is None:
         return message
     few = {
@@ -72,7 +75,7 @@ def _with_short_warnings(message: TerminationMessage, length: int) -> Terminatio
 
 
 def _with_few_warnings(message: TerminationMessage, count: int) -> TerminationMessage:
-    """The first ones only; the receiver was told all, and all are in the artifact's report."""
+    """Drop all but the first ones; the receiver got all, and all are in the artifact's report."""
     return _with_warnings(message, lambda w: w[:count])
 
 

@@ -1,4 +1,4 @@
-"""Warnings of this run: said in the log, told to the operator, shown in the report."""
+"""Warnings of this run: written to the log, sent to the operator, shown in the report."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ _listeners: list[Callable[[], None]] = []
 
 
 def warn(reason: WarningReason, message: str) -> None:
-    """Say, once, that something is allowed and not what somebody may expect.
+    """Warn once about something that is allowed, but that a user may not expect.
 
     Args:
         reason: its row in `kubetune.api.warnings`.
-        message: what is so, in a plain sentence with the field's name, and what to do.
+        message: what is the case, in a plain sentence with the field's name, and what to do.
     """
-    message = " ".join(message.split())  # a condition has a line for each
+    message = " ".join(message.split())  # in a condition each warning is one line
     text = message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
     warning = RunWarning(reason=reason.value, message=text)
     if warning in _given:
@@ -30,11 +30,11 @@ def warn(reason: WarningReason, message: str) -> None:
 
 
 def given() -> list[RunWarning]:
-    """All of this run so far, in their order; at most `MAX_WARNINGS`."""
+    """The warnings of this run so far, in their order; at most `MAX_WARNINGS`."""
     return list(_given)
 
 
 def restart(listener: Callable[[], None] | None = None) -> None:
-    """A run begins: forget those of an earlier one in this process. `listener` is called at each new one."""
+    """Forget the warnings of an earlier run in this process. `listener` is called at each new one."""
     _given.clear()
     _listeners[:] = [listener] if listener else []

@@ -1,16 +1,16 @@
-"""One writer at a time: a trainer holds a lease on its run's folder, which others respect on whatever node.
+"""One writer at a time: a trainer holds a lease on its run's folder, which others respect on any node.
 
-The operator starts no attempt before the pods of earlier ones have ended. But a pod may be deleted by force
-whose node is only cut off, and somebody else may make pods. Hence a second lock, in the folder itself.
+The operator starts no attempt before the pods of earlier ones have ended. But a pod can be deleted by force
+while its node is only cut off, and others may create pods. Hence a second lock, in the folder itself.
 
-A lease is a file `.writer-<n>`. All that the file system must do atomically is to create a file that does not
-exist (O_EXCL). Nobody writes a lease but its holder, who changes it at every beat. Others look as often. Who
-sees no change at so many looks in succession creates the file of the next number, which only one can do, and
-removes the older one. As with the Leases of client-go, no clock is compared with another one; and a storage
-that stalls delays looks and beats alike.
+A lease is a file `.writer-<n>`. The only operation that the file system must do atomically is to create a
+file that does not exist (O_EXCL). Only the holder writes its lease, and changes it at every beat. Others look
+as often. Whoever sees no change at LOOKS looks in a row creates the file of the next number, which only one
+can do, and removes the older one. As with the Leases of client-go, no clock is compared with another one. A
+storage that stalls delays looks and beats alike.
 
-A holder that has not beaten for a while, since it or its storage was frozen, may have been replaced. Before
-it gives anything its name, it has to win the next number, too. If it cannot, it is out (`Superseded`).
+A holder that has not beaten for a while, because it or its storage was frozen, may have been replaced. Before
+it renames anything into place, it has to win the next number, too. If it cannot, it is out (`Superseded`).
 
 Under one kernel, a lock on the lease (flock) tells others at once that its holder is gone.
 """
@@ -38,22 +38,22 @@ from kubetune_trainer.warned import warn
 BEAT_VARIABLE = "KUBETUNE_WRITER_BEAT"
 """Environment variable: seconds between two beats, the same for all trainers of a folder. Default: 5."""
 LOOKS = 9
-"""A holder is dead when so many looks in succession saw no beat."""
+"""A holder is dead if so many looks in a row saw no beat."""
 SURE_BEATS = 4
-"""A holder is sure of itself until so long after its last beat: well before anybody takes it for dead."""
+"""Beats after its last one during which a holder is sure of itself: far fewer than LOOKS."""
 _NAME = re.compile(r"\.writer-(\d+)")
 _GONE = (errno.ENOENT, errno.ESTALE)
-"""Of a file that is not there any more, the latter on NFS."""
+"""Errors for a file that is gone, the latter on NFS."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
 def only_writer(folder: Path, uri: str, stop: Stop) -> Iterator[None]:
-    """Hold the lease of a folder, once nobody else does. What is written meanwhile is fenced by it.
+    """Hold the lease of a folder, once nobody else does. Whatever is written inside is fenced by it.
 
     Args:
         folder: of the run.
-        uri: its name, for people.
+        uri: its name in messages.
         stop: ends the wait.
 
     Raises:
@@ -74,14 +74,14 @@ def only_writer(folder: Path, uri: str, stop: Stop) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _SeenLease:
-    """A lease as somebody else finds it."""
+    """A lease as another process finds it."""
 
     number: int
     text: bytes
 
     @property
     def holder(self) -> dict[str, str]:
-        """Who holds it; nothing while it is being written."""
+        """Who holds it; empty while it is being written."""
         try:
             found: dict[str, str] = json.loads(self.text)
         except ValueError:
@@ -107,7 +107,7 @@ def _acquire(folder: Path, uri: str, stop: Stop) -> "Lease":
                         say("writer", tookOverFrom=seen.holder.get("name", "a trainer that is gone"))
                     return lease
                 continue
-            # Said once, however often.
+            # `warn` says it only once.
             warn(
                 WarningReason.FOLDER_IN_USE,
                 f"another trainer, of host name {seen.holder.get('name', '?')}, writes to {uri}: this one "
@@ -124,7 +124,7 @@ class Lease:
         """Create its file.
 
         Raises:
-            FileExistsError: somebody has that number.
+            FileExistsError: another process has that number.
         """
         self._folder, self._beat = folder, beat
         self._take(number)
@@ -135,7 +135,7 @@ class Lease:
 
     @classmethod
     def claim(cls, folder: Path, after: int, beat: float) -> "Lease | None":
-        """Take the folder over from a holder that is dead; 0: from none. None: somebody else was faster.
+        """Take the folder over from a dead holder; 0: there was none. None: another process was faster.
 
         Raises:
             OSError: the folder cannot be written.
@@ -150,10 +150,10 @@ class Lease:
         return lease
 
     def check(self) -> None:
-        """To be called before anything gets its name.
+        """Check that this process still holds the folder, before anything is renamed into place.
 
         Raises:
-            Superseded: another trainer has the folder.
+            Superseded: another trainer has taken the folder over.
             StorageError: the folder cannot be written.
         """
         with self._lock:
@@ -168,7 +168,7 @@ class Lease:
                 )
 
     def release(self) -> None:
-        """Let others have the folder at once."""
+        """Free the folder for others at once."""
         self._ended.set()
         self._thread.join()
         with self._lock:
@@ -190,7 +190,7 @@ class Lease:
         self._write()
 
     def _write(self) -> None:
-        """Beat: change what others see."""
+        """Beat: change the content that others look at."""
         began = _now()
         self._beats += 1
         text = json.dumps(self._holder | {"beats": f"{self._beats:012}"}) + "\n"
@@ -199,8 +199,8 @@ class Lease:
         self._beaten = began
 
     def _confirm(self, after: int) -> bool:
-        """Whether the number that was won is worth something: it is the highest, and the one before was there
-        until now. Then older ones go, else it goes itself."""
+        """Whether the number that was won counts: it is the highest, and the one before was there until now.
+        If so, the older files are removed; if not, its own."""
         numbers = _numbers(self._folder)
         if max(numbers, default=0) > self._number or (after and after not in numbers):
             self._path.unlink(missing_ok=True)
@@ -212,7 +212,7 @@ class Lease:
         return True
 
     def _renew_if_silent(self) -> None:
-        """After a long silence: win the next number, as anybody else would have to."""
+        """After a long silence, win the next number, as any other process would have to."""
         silence = _now() - self._beaten
         if self._lost or silence <= SURE_BEATS * self._beat:
             return
@@ -245,7 +245,7 @@ class Lease:
 
 
 def _newest(folder: Path) -> _SeenLease | None:
-    """The lease that counts; None if there is none."""
+    """The lease with the highest number; None: there is none."""
     for number in sorted(_numbers(folder), reverse=True):
         try:
             return _SeenLease(number, (folder / f".writer-{number}").read_bytes())
@@ -260,7 +260,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _is_dead(folder: Path, seen: _SeenLease) -> bool:
-    """Whether the holder ran under this kernel and does not run any more."""
+    """Whether the holder ran under this kernel and has ended."""
     boot = seen.holder.get("boot")
     if not boot or not _BOOT.exists() or _BOOT.read_text().strip() != boot:
         return False
@@ -279,5 +279,5 @@ def _is_dead(folder: Path, seen: _SeenLease) -> bool:
 
 
 def _now() -> float:
-    """Seconds, by a clock that goes on while the machine sleeps."""
+    """Seconds by a clock that also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -38,9 +38,9 @@ CATCHING_UP_SECONDS = 0.3
 STARTING_SECONDS = 2.0
 AT_REST_SECONDS = 30.0
 QUIET = WAITING | {"Loading", "WaitingForBaseModel"}
-"""Reasons that are no news."""
+"""Reasons that are not worth an event."""
 MADE_WITHIN = timedelta(seconds=10)
-"""Volumes and network of a pod that are not there by then: its events tell why."""
+"""Age of a pod by which it should have its volumes and network. Else its events tell why it has not."""
 NUDGE_SECONDS = 3.0
 """A pod that has not read the table after so long is told again: the kubelet reads from a cache."""
 
@@ -85,7 +85,7 @@ class AdapterSetReconciler:
             selector=",".join(f"{k}={v}" for k, v in sorted(labels_of(resource).items())),
             endpoint=desired.endpoint(resource, spec),
         )
-        # Events first: what the status says already is no news to the one who goes on after a crash.
+        # Events first: if the status were written first, a crash in between would lose them.
         await tell(client, resource, previous, status)
         await write_status(client, resource, previous, status)
         return Result(again(observed, status), wants_jobs=True, refused=not_told)
@@ -148,7 +148,7 @@ async def nudge(
 ) -> ApiError | None:
     """Annotate the pods whose gateway has another table: the kubelet then refreshes their mounts.
 
-    Where the API server does not take that, it is not the end: after a minute the kubelet does it by itself.
+    If the API server refuses, its error is returned. The kubelet then does it by itself after a minute.
     """
     digest = table.digest()
     for pod in pods:

@@ -100,6 +100,6 @@ async def _claims(client: Client, namespace: str, names: set[str]) -> dict[str, 
 
 
 def observed_claim(claim: Object) -> Claim:
-    """What matters of a claim."""
+    """The facts that matter about a claim."""
     modes = claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes", [])
     return Claim(shareable=bool({"ReadWriteMany", "ReadOnlyMany"} & set(modes)))

@@ -24,7 +24,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 KEPT = 3
 """So many ended attempts keep their Jobs, with pods and logs: all together would fill a quota on Jobs."""
 POD_EXPECTED = timedelta(seconds=3)
-"""A Job that has no pod, or whose pod does not start, after so long: its events tell why."""
+"""Age of a Job by which it should have a pod, and that should start. Else their events tell why not."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ async def why_not_made(client: Client, namespace: str, uid: str) -> Trouble | No
 async def end_what_goes_on(client: Client, attempt: Attempt, now: datetime) -> None:
     """End the containers that go on beside a trainer that has ended: they hold its GPU.
 
-    By the pod's deadline, which the kubelet keeps: the pod stays, with its logs and the trainer's last word.
+    The pod's deadline does this, which the kubelet keeps: the pod stays, with its logs and the trainer's last
+    word.
     """
     if attempt.outlived_by is None or attempt.state not in ("Succeeded", "Failed"):
         return

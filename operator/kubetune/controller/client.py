@@ -68,7 +68,7 @@ class Client:
 
     @classmethod
     async def connect(cls, user_agent: str, fence: Fence | None = None) -> "Client":
-        """With the pod's service account, or the kubeconfig of the environment outside a cluster.
+        """Connect with the pod's service account, or outside a cluster with the environment's kubeconfig.
 
         Args:
             user_agent: who asks, for the API server's audit log.
@@ -150,7 +150,7 @@ class Client:
         """Server-side apply of the status; fields of this manager that are left out are removed.
 
         `Conflict` if anybody has written the resource since it was read. The API server ignores the UID of
-        a status: without its version, a late one would be that of a successor of the same name.
+        a status. So without the resourceVersion, a late status could go to a successor of the same name.
 
         Args:
             resource: as it was read.

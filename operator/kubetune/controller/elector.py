@@ -17,7 +17,7 @@ from kubetune.controller.rivals import Rivals, Scope
 log = logging.getLogger(__name__)
 
 RESIGN_SECONDS = 3.0
-"""For writes under way and for giving the Lease back."""
+"""Time for writes under way and for giving the Lease back."""
 
 
 class LeadershipLost(Exception):
@@ -84,7 +84,7 @@ class Elector:
             # Awake at the very moment at which the Lease expires.
             taken = taken_for(self._sighting, self.identity, self._clock())
             pause = min(taken or self._timing.retry_period, self._timing.retry_period)
-            # Two that gave way to one another do not try again at the same moment.
+            # Random, so that two that gave way to one another do not try again at the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.5) if self.rival else pause)
 
     async def hold(self) -> None:
@@ -134,7 +134,7 @@ class Elector:
         except (TimeoutError, ApiError) as error:
             if isinstance(error, ApiError) and error.is_answer:
                 self.refusal = f"{error.request}: {error.message}"
-            # Whether a write that got no answer was done, and by whom another was, the next look tells.
+            # The next look tells whether a write that got no answer was done, and who else wrote.
             self._lease = None
             log.warning("leader election: %s", str(error) or f"no answer within {seconds:.1f} s")
         finally:
@@ -178,7 +178,7 @@ class Elector:
         return lease
 
     async def _write(self, lease: Object | None) -> float:
-        """Take or renew the Lease; returns a moment before that, from which the fence reckons."""
+        """Take or renew the Lease; returns the moment before that, from which the fence counts."""
         annotations = dict(await self._rivals.annotations())
         begun = self._clock()
         before = lease["spec"] if lease else None

@@ -13,7 +13,7 @@ ApiError
 import re
 
 _FROM_PORT = re.compile(r"(\d+(\.\d+){3}|\[[0-9a-f:]+\]):\d+->")
-"""Where a connection came from: another port each time, so that the same message would be news."""
+"""Local end of a connection. Its port differs each time, which would make the same message look new."""
 
 
 class ApiError(Exception):

@@ -1,4 +1,4 @@
-"""Events: created once each, whoever restarts meanwhile, since their names say what they say."""
+"""Events. Each is created once, even if the operator restarts, because its name is a hash of what it says."""
 
 import hashlib
 import logging

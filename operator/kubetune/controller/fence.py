@@ -51,7 +51,7 @@ class Fence:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """A write is under way meanwhile."""
+        """Count a write for as long as it is under way; `NotLeader` unless writes are let through."""
         self.check()
         self._passing += 1
         self._idle.clear()

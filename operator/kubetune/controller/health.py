@@ -12,7 +12,8 @@ from kubetune.controller.watches import Watches
 STUCK_SECONDS = 600.0
 """A resource that has waited for so long means that the workers are stuck."""
 SILENT_SECONDS, SILENT_RESYNCS = 900.0, 3
-"""After so long, and so many resyncs, without success, or without what they showed: start anew."""
+"""After so many seconds, and so many resync periods, without a successful resync, or without a change that
+one showed, the operator is unhealthy and is started anew."""
 ELECTOR_SECONDS = 60.0
 """An elector that has tried nothing for so long is stuck."""
 

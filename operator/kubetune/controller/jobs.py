@@ -60,7 +60,7 @@ class JobReconciler:
         if "deletionTimestamp" in resource["metadata"]:
             return await Reclaim(client, resource, self.settings).run(now)
         if is_finished(previous):
-            # Whatever happens to its children: a job runs once.
+            # A job runs once, whatever happens to its children.
             observed_now = seen_again(previous, resource["metadata"]["generation"], now)
             await write_status(client, resource, previous, observed_now)
             return await _expire(client, resource, previous, wanted, now)
@@ -76,10 +76,10 @@ class JobReconciler:
                 client, resource, previous, found, decision, observed, now
             )
         if observed.last:
-            # Before the status says that the job is over: then nobody looks at its pods any more.
+            # Before the status says that the job is over, because after that nobody looks at its pods.
             await end_what_goes_on(client, observed.last, now)
         status = job_status(resource, previous, observed, decision, now)
-        # Events first: what the status says already is no news to the one who goes on after a crash.
+        # Events first: if the status were written first, a crash in between would lose them.
         for news in job_news(previous, status):
             await record(client, resource, news.type, news.reason, news.message)
         await write_status(client, resource, previous, status)
@@ -153,10 +153,10 @@ class JobReconciler:
 
 
 async def _check_still_there(client: Client, resource: Object) -> None:
-    """An earlier attempt that is missing may have gone with its job, deleted since it was read.
+    """Check that a job still exists: an earlier attempt that is missing may have been deleted with it.
 
     Raises:
-        NotFound, Conflict: so it is.
+        NotFound, Conflict: it does not, or is being deleted.
     """
     meta = resource["metadata"]
     now = (await client.get(resource["kind"], meta["namespace"], meta["name"]))["metadata"]
@@ -205,8 +205,8 @@ async def _resolved(
 ) -> tuple[RunSpec, str, Need]:
     """The run spec, also as text, and whether what it starts from is there yet.
 
-    A later attempt goes on with the run spec of the one before it: its checkpoints belong to that, and the
-    job that it starts from may have been deleted since. That is in the ConfigMap `name`.
+    A later attempt uses the run spec of the one before it, in ConfigMap `name`: its checkpoints belong to
+    that, and the job that it starts from may have been deleted since.
     """
     earlier = await client.find("ConfigMap", resource["metadata"]["namespace"], name) if name else None
     if earlier and is_owned(earlier, resource):
@@ -217,7 +217,7 @@ async def _resolved(
         except ValidationError as error:
             log.warning("the run spec in ConfigMap %s cannot be used, resolved anew: %s", name, error)
     start, dependencies = await find_start(client, resource, spec)
-    # Without a base, what is known already is looked at all the same.
+    # Without a base, what is known already is checked all the same.
     run = run_spec(resource, spec, start.base or RunModel(), start.adapter, start.reward)
     return run, run.canonical(), dependencies
 
@@ -267,5 +267,5 @@ def _of_unmet(observed: ObservedJob, status: JobStatus, now: datetime) -> float 
 
 
 def _pause(waited: timedelta) -> float:
-    """Until the next look at what has been waited for so long."""
+    """Seconds until the next look at something that has been waited for so long."""
     return min(max(waited.total_seconds() / 6, SOON_SECONDS), LATE_SECONDS)

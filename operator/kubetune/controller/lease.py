@@ -1,7 +1,7 @@
 """The rules of leader election, as client-go has them: who may take the Lease, and when. Pure.
 
-Clocks may be wrong, so nobody believes the times in a Lease: one that another holds has expired when it has
-not changed for its duration by the clock of the one who looks.
+Clocks may be wrong, so nobody trusts the times in a Lease. Another's Lease has expired if it has not changed
+for its duration, by the clock of the replica that looks.
 """
 
 from collections.abc import Mapping

@@ -66,7 +66,7 @@ class ReconcileLoop:
         before, now = self._seen.pop(key, None), None if deleted else _SeenJob.of(resource)
         if now:
             self._seen[key] = now
-        # That the status of a job changed is seldom news: we wrote it, as with every report of a trainer.
+        # A changed status is seldom news, because the operator writes it, also with a trainer's reports.
         if now is None or before is None or now.itself != before.itself:
             self.queue.add(key)
         if now is None or before is None or now.result != before.result:
@@ -83,7 +83,7 @@ class ReconcileLoop:
 
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
-        # Before, it had nothing to list.
+        # Until now there was nothing to list.
         self._resynced = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync())
@@ -164,7 +164,7 @@ class ReconcileLoop:
 
 
 def _is_ours_to_handle(metadata: Mapping[str, Any]) -> bool:
-    """Not what is on its way out, unless it waits for us."""
+    """Whether a resource is handled: not if it is being deleted, unless it waits for us."""
     return "deletionTimestamp" not in metadata or FINALIZER in (metadata.get("finalizers") or [])
 
 
@@ -185,14 +185,14 @@ class _SeenJob:
         phase = str(status.get("phase", "Pending"))
         waits = [c.get("message") for c in status.get("conditions", []) if c["type"] == "DependenciesReady"]
         return cls(
-            # Of what a trainer reports, its warnings become a condition.
+            # Of what a trainer reports, only its warnings, which become a condition.
             itself=(
                 meta["uid"],
                 meta["generation"],
                 meta.get("deletionTimestamp"),
                 status.get("trainerStatus", {}).get("warnings"),
             ),
-            # An AdapterSet may choose it by its labels; who waits for one that waits tells the first cause.
+            # Labels, by which an AdapterSet may choose it; and what it waits for, which its waiters tell.
             result=(meta["uid"], phase, meta.get("labels"), waits),
             phase=phase,
         )

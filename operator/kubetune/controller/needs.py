@@ -21,7 +21,7 @@ NOTHING_NEEDED = Need(True, "NoDependencies")
 FOUND = Need(True, "Found")
 NOT_CHECKED = Need(None, "NotChecked")
 MOST_LOOKED_AT = 32
-"""Jobs that a job starts from, directly or not, as far as a circle is looked for."""
+"""Most jobs that are followed, from one that another starts from to the next, to find a circle."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Found:
     digest: str | None
     secret_ref: SecretRef | None = None
     base_digest: str | None = None
-    """Of the base that an adapter belongs to, where a job says so; else the trainer looks at the files."""
+    """Of the base that an adapter belongs to, if a job tells it; else the trainer checks the files."""
 
     @property
     def place(self) -> tuple[str, str | None, SecretRef | None]:
@@ -123,7 +123,7 @@ def _complete(refs: Sequence[JobRef]) -> Need:
 
 
 async def _circle(client: Client, resource: Object, refs: Sequence[JobRef]) -> str | None:
-    """The jobs between a job and itself, in words, if it starts from what it is the start of."""
+    """The circle of jobs from a job back to itself, in words; None: there is none."""
     namespace = resource["metadata"]["namespace"]
     itself = JobRef(kind=resource["kind"], name=resource["metadata"]["name"])
     seen: list[JobRef] = []

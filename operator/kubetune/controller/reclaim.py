@@ -54,7 +54,7 @@ class Reclaim:
             finalizers = [f for f in self.resource["metadata"]["finalizers"] if f != FINALIZER]
             await self.client.set_finalizers(self.resource, finalizers)
             return Result()
-        # The event first: what the status says already is no news to the one who goes on after a crash.
+        # The event first: if the status were written first, a crash in between would lose it.
         if left.warning and not says(previous, left):
             await record(self.client, self.resource, "Warning", left.reason, left.message)
         status = terminating(previous, left, self.resource["metadata"]["generation"], now)

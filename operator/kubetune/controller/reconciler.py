@@ -12,7 +12,7 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The clock."""
+    """The time now."""
     return datetime.now(UTC)
 
 

@@ -46,7 +46,7 @@ class Rivals:
         self._scope = scope
         self._clock = clock
         self._known: dict[str, tuple[Sighting, Object]] = {}
-        """By the namespace of their Lease. One that is deleted is over when it would have expired."""
+        """By the namespace of their Lease. A deleted Lease counts until it would have expired."""
         self._annotations: Mapping[str, str] | None = None
 
     async def annotations(self) -> Mapping[str, str]:
@@ -81,7 +81,7 @@ class Rivals:
         return None
 
     async def _acts(self, lease: Object, where: Sequence[str]) -> bool:
-        """Whether who a Lease names is an operator somewhere there."""
+        """Whether the account that a Lease names has an operator's rights in one of the namespaces."""
         namespace = lease["metadata"]["namespace"]
         accounts = f"system:serviceaccount:{namespace}:"
         annotations = lease["metadata"].get("annotations") or {}

@@ -57,7 +57,7 @@ class Synced:
             resource = await self._client.find(*key)
             if resource is None or _says(resource, judged):
                 return
-            # The event first: what the status says already is no news.
+            # The event first: if the status were written first, a crash in between would lose it.
             await record(self._client, resource, "Warning", judged.reason, judged.message)
             await self._write(resource, judged)
         except ApiError as refused:
@@ -83,7 +83,7 @@ class Synced:
         before = _conditions(resource)
         kept = [Judgement(c.type, c.status, c.reason, c.message) for c in before if c.type != SYNCED]
         if judged:
-            # Of a new resource nothing has been said yet: it is under way, for all that is known.
+            # A new resource has no conditions yet: as far as is known, it is under way.
             kept = [*(kept or health("InProgress", judged)), judged]
         generation = resource.get("status", {}).get("observedGeneration", NEVER_OBSERVED)
         if generation == NEVER_OBSERVED:  # the first look is this one

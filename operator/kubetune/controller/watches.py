@@ -60,8 +60,8 @@ class Watches:
         """Watch until cancelled.
 
         Args:
-            take_signals: sets the process's signal handlers; Kopf sets its own when it starts, and would end
-                only after all our tasks, which it takes for its own, have had five seconds to end.
+            take_signals: sets the process's signal handlers. Kopf sets its own when it starts. With those it
+                would end only after all our tasks, which it takes for its own, have had five seconds to end.
 
         Raises:
             WatchesEnded: Kopf has given up; without watches the process should be started anew.
@@ -102,7 +102,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = CLIENT_SECONDS
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
-    # An API server that comes back after a minute is not waited for much longer than that.
+    # So that an API server that comes back after a minute is noticed soon after.
     settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 20)
     settings.queueing.worker_limit = None
     for group, version, plural in CHILDREN:

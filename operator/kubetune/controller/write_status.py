@@ -17,7 +17,7 @@ EDITS = 3
 
 
 async def write_status(client: Client, resource: Object, previous: Block, status: Block) -> bool:
-    """Apply a status unless all that it says is there already, and nothing that it leaves out.
+    """Apply a status, unless it says the same as the previous one.
 
     Returns:
         Whether anything was written.
@@ -34,7 +34,7 @@ async def write_status(client: Client, resource: Object, previous: Block, status
 async def write_conditions(
     client: Client, resource: Object, found: Sequence[Condition], generation: int
 ) -> None:
-    """Apply other conditions, which are about a generation of the spec, and all else as it was read."""
+    """Replace the conditions by those about a generation of the spec; all else stays as it was read."""
     told = {"conditions": [condition.wire() for condition in found], "observedGeneration": generation}
     status = {**resource.get("status", {}), **told}
     fields = {name: value for name, value in status.items() if name not in REPORTED}
@@ -42,10 +42,10 @@ async def write_conditions(
 
 
 async def _apply(client: Client, resource: Object, fields: Object, manager: str) -> Object:
-    """Apply, whatever users have changed meanwhile, as long as the status is the one that was read.
+    """Apply, whatever users have changed since, as long as the status is the one that was read.
 
-    What has just been done must not be forgotten because somebody edits a label: a Job of which the status
-    does not know could be deleted, and would then be made again.
+    What has just been done must not be forgotten because somebody edits a label: a Job that the status does
+    not know could be deleted, and would then be made again.
     """
     for _ in range(EDITS):
         try:

@@ -50,7 +50,7 @@ def _kept(fresh: dict[str, Any], live: Mapping[str, Any] | None, reason: str) ->
         return fresh, _saved(fresh, reason)
     text = (live["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION)
     if text is None:
-        # Made by a version that did not note it down: all that it can be held to is its images.
+        # Made by a version that did not save the template: only its images can be kept.
         template = _with_images(fresh, live["spec"]["template"])
         return template, _saved(template, reason)
     try:
@@ -64,7 +64,7 @@ def _kept(fresh: dict[str, Any], live: Mapping[str, Any] | None, reason: str) ->
 
 def _saved(template: dict[str, Any], reason: str) -> str:
     text = json.dumps({"reason": reason, "template": template}, sort_keys=True, separators=(",", ":"))
-    # Of a template that is too large for an annotation only the images are kept.
+    # If a template is too large for an annotation, only the images are kept.
     return text if len(text.encode()) <= MOST_BYTES else json.dumps({"reason": reason})
 
 
@@ -84,7 +84,7 @@ def reason_of(
 ) -> str:
     """A digest of all that gives a reason to make pods anew, and of nothing that an upgrade changes."""
     template = live["spec"]["template"] if live else {}
-    # A field that a later version of the API adds is not there, as long as the user leaves it alone.
+    # Without defaults, a field that a later version of the API adds does not count until the user sets it.
     engine = spec.engine.model_dump(by_alias=True, mode="json", exclude_defaults=True, exclude_none=True)
     annotations = (template.get("metadata") or {}).get("annotations") or {}
     reasons = [
@@ -95,7 +95,7 @@ def reason_of(
         asdict(limits),
         annotations.get(RESTARTED_ANNOTATION),
     ]
-    # In a place of its own only where it says something: those that leave it alone keep their digest.
+    # Appended only if it says something, so that the digest of sets without it stays the same.
     if gateway := spec.gateway and spec.gateway.wire():
         reasons.append(gateway)
     return hashlib.sha256(json.dumps(reasons, sort_keys=True).encode()).hexdigest()[:16]

@@ -227,7 +227,7 @@ def _version(
 
 
 def _version_only(before: AdapterStatus) -> AdapterStatus:
-    """Without what was observed in pods."""
+    """The version alone, without what was observed in pods."""
     fields = ("name", "job", "completion_time", "digest", "uri", "rank", "loaded_name")
     return AdapterStatus(**{name: getattr(before, name) for name in fields})
 

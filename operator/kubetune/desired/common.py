@@ -48,8 +48,8 @@ def metadata(
 def shared_memory() -> dict[str, Any]:
     """The volume for /dev/shm, through which processes hand data to one another.
 
-    Without a size of its own it may grow to the pod's memory limit (of the node, where there is none), and
-    counts against that. A size would only bring failures before that: the runtime's 64 MiB fail NCCL and data
-    loaders, and beyond a size the kubelet evicts.
+    Without a size of its own, it may grow to the pod's memory limit (or the node's memory, if there is none),
+    and counts against it. A size would only cause failures earlier: the runtime's default of 64 MiB is too
+    small for NCCL and data loaders, and the kubelet evicts a pod that exceeds a size.
     """
     return {"name": "shm", "emptyDir": {"medium": "Memory"}}

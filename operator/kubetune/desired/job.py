@@ -130,7 +130,7 @@ def job(
     }
     pod = pod_spec(resource, spec, run, template, settings)
     if turn.deadline_seconds is not None:
-        # The pod's, not the Job's: that would also count the time in which no node has taken the pod.
+        # The pod's deadline and not the Job's, which also counts the time before a node takes the pod.
         pod["activeDeadlineSeconds"] = turn.deadline_seconds
     return {
         "apiVersion": "batch/v1",

@@ -71,8 +71,8 @@ def resources(
 ) -> dict[str, Any]:
     """Resources of a container.
 
-    What is said of a resource, be it a request or a limit, replaces all of its default: half of each might
-    contradict the other.
+    A layer that names a resource, as request or limit, replaces both of its defaults, because halves from two
+    layers might contradict each other.
 
     Args:
         wanted: by the user, who goes before the chart.
@@ -96,9 +96,8 @@ def resources(
 def variables(
     ours: Mapping[str, str], users: Sequence[Mapping[str, Any]], defaults: ContainerDefaults
 ) -> list[dict[str, Any]]:
-    """Environment variables: ours sorted by name, then the chart's and the user's in the order in which they
-    stand, since one may refer to those before it. The later one of a name wins; reserved names are refused by
-    the API."""
+    """Environment variables: ours sorted by name, then the chart's and the user's in their order, because one
+    may refer to those before it. Of the same name, the later one wins. The API refuses reserved names."""
     entries = [{"name": name, "value": value} for name, value in sorted(ours.items())]
     entries += [_variable(e.wire()) for e in defaults.env]
     entries += [_variable(e) for e in users]

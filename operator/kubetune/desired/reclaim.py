@@ -30,7 +30,7 @@ def reclaim_name(resource: Mapping[str, Any]) -> str:
 
 
 def reclaim_job(resource: Mapping[str, Any], settings: TrainingSettings) -> dict[str, Any]:
-    """The Job: a pod like the training pods, where those could run, that sees the one claim."""
+    """The Job. Its pod runs where the training pods could, and mounts only the claim that they wrote to."""
     folder = folder_of(resource)
     location = locate(folder)
     volumes, volume_mounts = mounts([location], writable={location.volume})

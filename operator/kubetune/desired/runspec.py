@@ -151,7 +151,7 @@ def identity(resource: Mapping[str, Any]) -> JobIdentity:
 
 
 def output(resource: Mapping[str, Any], storage_uri: str) -> RunOutput:
-    """The folder of this run; by the UID in it, a later job of the same name never finds these files."""
+    """The folder of this run. The UID in its name keeps a later job of the same name from these files."""
     meta = resource["metadata"]
     uri = f"{storage_uri.rstrip('/')}/{meta['name']}-{meta['uid'][:8]}"
     return RunOutput(uri=uri, path=locate(uri).mounted)

@@ -14,7 +14,7 @@ class Admin:
         self._fleet = fleet
         self._metrics = metrics
         self.draining = False
-        """Set on SIGTERM: no new requests, please."""
+        """Set on SIGTERM: this pod takes no new requests."""
 
     def application(self) -> web.Application:
         """The routes; all read-only."""
@@ -40,7 +40,7 @@ class Admin:
         return web.Response(text="ok\n")
 
     async def state(self, _: web.Request) -> web.Response:
-        """GatewayState."""
+        """The GatewayState, as JSON."""
         return web.json_response(self._fleet.state.wire())
 
     async def metrics(self, _: web.Request) -> web.Response:

@@ -22,10 +22,10 @@ from kubetune.gateway.versions import Version
 CHAT = "/v1/chat/completions"
 ENDPOINTS = ("/v1/completions", CHAT)
 DIGEST_HEADER = "X-Kubetune-Adapter-Digest"
-"""On answers of an adapter: the version that made it."""
+"""Header of an adapter's answers: digest of the version that gave them."""
 _PASSED_ON = ("Accept", "X-Request-Id", "traceparent", "tracestate")
 _CLIENT_GONE = "499"
-"""Counted for a client that did not wait for its answer."""
+"""Code counted for a client that did not wait for its answer."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,7 +38,7 @@ class Api:
         self._metrics = metrics
         self._started = int(time.time())
         self.requests = InFlight()
-        """Of any kind."""
+        """Requests of any kind."""
         self.draining = False
         """Set on SIGTERM: connections are closed after their answer."""
 
@@ -115,7 +115,7 @@ class Api:
         self, version: Version, status: int, content: bytes, content_type: str
     ) -> tuple[web.Response, str]:
         if status == 404 and version.engine_name.encode() in content:
-            self._fleet.suspect_engine()  # it does not know what it was given: it has restarted
+            self._fleet.suspect_engine()  # the engine has lost what it was given: it has restarted
             raise ServiceUnavailable(f"The engine is loading `{version.alias}` again. Try again.")
         if status >= 500:
             self._fleet.suspect_engine()

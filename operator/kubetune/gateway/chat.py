@@ -19,15 +19,15 @@ _DEFAULT, _WITH_TOOLS = "default", "tool_use"
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How an adapter's chats are written, where that is not how the base's are."""
+    """How an adapter's chats are written, if not as the base's are."""
 
     texts: dict[str, str]
     """Jinja by name: `default`, and what else the tokenizer names."""
     tokens: dict[str, str] = field(default_factory=dict)
-    """Special tokens that the template writes and the base's tokenizer has not, or as others."""
+    """Special tokens that the template writes, and that the base's tokenizer lacks or has differently."""
 
     def put_into(self, body: dict[str, Any]) -> None:
-        """Have the engine render a chat in it."""
+        """Have the engine render a chat with this template."""
         name = _WITH_TOOLS if body.get("tools") and _WITH_TOOLS in self.texts else _DEFAULT
         body["chat_template"] = self.texts[name]
         if self.tokens:
@@ -36,10 +36,10 @@ class ChatTemplate:
 
 
 def refuse_template(body: dict[str, Any]) -> None:
-    """Clients do not choose the template.
+    """Refuse a request that chooses the template.
 
     Raises:
-        BadRequest: this one does.
+        BadRequest: it does.
     """
     more = body.get("chat_template_kwargs")
     if body.get("chat_template") is not None or (
@@ -49,7 +49,7 @@ def refuse_template(body: dict[str, Any]) -> None:
 
 
 def chat_template(adapter: Path, base: Path) -> ChatTemplate | None:
-    """What an adapter's folder brings along; None where its chats are written as the base's are.
+    """The template that an adapter's folder brings along; None: its chats are written as the base's are.
 
     Raises:
         AdapterRefused: it cannot be read.

@@ -14,8 +14,8 @@ _UNREADABLE = 1
 
 
 def main(argv: list[str]) -> int:
-    """0 if an engine may start; else a BaseFault, or 1 where it cannot be told, and on standard error why."""
-    # The first process of a container ignores what it does not handle.
+    """Exit code: 0 if an engine may start, else a BaseFault, or 1 if it cannot be told; stderr says why."""
+    # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="check_base", description=__doc__)
     parser.add_argument("--version", action="version", version=VERSION_TEXT)

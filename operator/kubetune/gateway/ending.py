@@ -1,7 +1,7 @@
 """Where an adapter's answers end, if that is not only where the base's do.
 
-The engine stops at the base's end-of-sequence token. An adapter that was trained with a tokenizer that has
-another one ends its answers with that, and would be heard to talk on.
+The engine stops at the base's end-of-sequence token. An adapter that was trained with another one ends its
+answers with that, and would be heard to talk on after it.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _END = "eos_token"
 
 
 def own_end(adapter: Path, base: Path) -> str | None:
-    """The end-of-sequence token of an adapter's folder, where it is another than the base's.
+    """The end-of-sequence token of an adapter's folder, if it is another than the base's.
 
     Raises:
         AdapterRefused: it cannot be read.
@@ -40,7 +40,7 @@ def one_token(end: str, ids: list[int]) -> int:
 
 
 def stop_at(body: dict[str, Any], end: int) -> None:
-    """Have an answer end at a token, too, unless the client wants none to end it."""
+    """End an answer at this token, too, unless the client wants no token to end it."""
     named = body.get("stop_token_ids") or []
     if isinstance(named, list) and not body.get("ignore_eos"):
         body["stop_token_ids"] = [*named, end]

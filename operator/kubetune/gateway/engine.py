@@ -11,7 +11,7 @@ import aiohttp
 _LOAD_SECONDS = 300.0  # a large adapter from a cold disk, behind a full batch
 _GENERATE_SECONDS = 600.0  # the first token of a process compiles kernels
 _KEPT_SECONDS = 2.0
-"""Idle connections are dropped after that. vLLM closes them after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
+"""Idle connections are dropped after this time. vLLM closes them after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
 
 
 class EngineDown(Exception):
@@ -79,8 +79,8 @@ class EngineClient:
     async def ask(self, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """POST a client's request; returns as soon as the status is known, however long that takes.
 
-        The engine may have closed a kept connection just when it was taken up. Then nothing was answered, and
-        the request is sent once more, on a fresh one: it changes nothing in the engine but its load.
+        The engine may have closed a kept connection just when it was used again. Then the request is sent
+        once more, on a fresh one. This is safe: a request changes nothing in the engine but its load.
 
         Raises:
             EngineDown: nothing listens.

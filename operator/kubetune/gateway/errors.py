@@ -23,7 +23,7 @@ RETRY_AFTER_SECONDS = 5
 
 
 class RequestFailed(Exception):
-    """What a client is told."""
+    """A request failed; the message is for the client."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"

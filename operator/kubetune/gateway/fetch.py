@@ -1,9 +1,9 @@
-"""Copies an adapter from a shared volume to the pod: the files that are read, from inside that volume.
+"""Copies an adapter from a shared volume to the pod: only files that are read, only from inside the volume.
 
-A folder is taken as transformers' Trainer and the hub's cache leave it: what nobody reads (optimizer states,
-pickles, code) counts for the digest and stays where it is. Whoever writes to the volume is not trusted:
-folders are walked by descriptor, and where a file lies is asked of its open descriptor, so that nothing can
-be swapped for a link between the check and the copy.
+A folder may be as transformers' Trainer and the hub's cache leave it: files that nobody reads (optimizer
+states, pickles, code) count for the digest, but are not copied. Whoever writes to the volume is not trusted:
+folders are walked by descriptor, and an open file's descriptor tells where it lies, so that nothing can be
+swapped for a link between the check and the copy.
 """
 
 import errno
@@ -31,7 +31,7 @@ READ = frozenset(
 """Files of an adapter's folder, not of folders in it, that the gateway or the engine reads."""
 MAX_FILES = 10_000
 _HASHED_FACTOR = 16
-"""So many times the bytes that may be copied are read for the digest."""
+"""Most bytes that are read for the digest, as a multiple of those that may be copied."""
 _CHUNK = 1 << 20
 
 
@@ -127,7 +127,7 @@ def fingerprint(source: Path) -> str | None:
 
 
 def _open_files(source: Path, root: Path) -> Iterator[tuple[str, int]]:
-    """Path below the folder and open descriptor of each file; whoever iterates closes it."""
+    """Path below the folder and open descriptor of each file; the caller closes it."""
     for folder, folders, files, at in os.fwalk(source, follow_symlinks=False):
         below = Path(folder).relative_to(source)
         for name in folders:

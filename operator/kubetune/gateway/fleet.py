@@ -40,7 +40,7 @@ class Fleet:
         Raises:
             UnknownModel: the table has no such name.
             NotServed: its adapter was refused for good.
-            ServiceUnavailable: it does, but nothing answers for it now.
+            ServiceUnavailable: the table has the name, but nothing answers for it now.
         """
         if self._table is None or self._base is None:
             raise ServiceUnavailable("The gateway is starting.")
@@ -72,7 +72,7 @@ class Fleet:
         return self._base.alias if self._base else None
 
     def suspect_engine(self) -> None:
-        """A request failed in a way that suggests that the engine is gone."""
+        """Note that a request failed as if the engine were gone."""
         self._loader.watch.suspect()
 
     # For the operator and the kubelet.
@@ -187,7 +187,7 @@ class Fleet:
             self._sweeper = self._group.create_task(self._unload(strangers))
 
     async def _unload(self, strangers: set[str]) -> None:
-        """Take out of the engine what an earlier gateway process, or an unload that failed, left there."""
+        """Unload from the engine what an earlier gateway process or a failed unload left there."""
         for name in strangers:
             try:
                 await self._loader.engine.unload(name)

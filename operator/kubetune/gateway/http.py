@@ -18,7 +18,7 @@ _DECODERS: dict[str, tuple[int, ...]] = {  # zlib's windows; what is called defl
 
 
 class _Protocol(web.RequestHandler):
-    """Answers to what is no HTTP, and to errors that nobody foresaw."""
+    """Answers what is not HTTP, and unforeseen errors."""
 
     def handle_error(
         self,

@@ -14,7 +14,7 @@ _KINDS = (
     (re.compile(r"ForMaskedLM|ForPreTraining"), "a masked language model"),
     (re.compile(r"ForQuestionAnswering|ForMultipleChoice|ForNextSentencePrediction"), "a classifier"),
     (re.compile(r"ForTextEncoding|ForRetrieval|ForRanking|ForSentenceEmbedding"), "an encoder"),
-    # Engines take a class without a head for an encoder. These names end alike, and generate.
+    # Engines take a class without a head for an encoder. The excluded names also end in Model, but generate.
     (re.compile(r"(?<!Chat)(?<!LMHead)(?<!LM)(?<!GLM)(?<!Omni)(?<!Audio)(?<!Ultravox)Model"), "an encoder"),
 )
 

@@ -43,7 +43,7 @@ class Loader:
         self.watch = watch
         self.metrics = metrics
         self.loaded_digests: dict[str, str] = {}
-        """Digest by engine name, of everything that this engine process was given."""
+        """Digest by engine name, of all adapters that this engine process was given."""
         self._cache = cache
         self._max_bytes = max_bytes
         self._copies = asyncio.Semaphore(parallel)
@@ -90,7 +90,7 @@ class Loader:
         return path
 
     async def end_of(self, copy: Path, base: Path) -> int | None:
-        """The token that ends an adapter's answers, where it is another than the base's.
+        """The token that ends an adapter's answers, if it is another than the base's.
 
         Raises:
             AdapterRefused: it is no token of the base, or cannot be told.

@@ -99,9 +99,9 @@ def check_matrices(pairs: dict[str, LoraPair], tensors: dict[str, Tensor], ranks
 
 
 def check_base(pairs: dict[str, LoraPair], tensors: dict[str, Tensor], base: BaseModules) -> None:
-    """Each pair must belong to a module of the base, of its size.
+    """Each pair must belong to a module of the base and fit its size.
 
-    The engine looks at the last part of a name alone: what has another path is loaded and never used.
+    The engine only looks at the last part of a name: a pair with another path is loaded and never used.
 
     Raises:
         AdapterRefused: one does not.
@@ -180,7 +180,7 @@ def _of_experts(module: str) -> bool:
 
 
 def _known_experts(module: str, base: BaseModules) -> bool:
-    """Experts are stored one by one or stacked, and peft names stacked ones in its own way."""
+    """Whether the base has these experts: stored one by one, or stacked, which peft names in its own way."""
     block, found, _ = module.rpartition(".experts")
     return bool(found) and base.named(f"{block}.experts") is not None
 

@@ -15,11 +15,13 @@ from kubetune.gateway.verify import Limits, verify
 TEMPORARY = ".copying-"
 _DRAWN = re.compile(rf"{re.escape(TEMPORARY)}[^/']+")
 LIST = ".files"
-"""In a copy: the lines of its source's digest, for the copy holds only what is read."""
+"""File in a copy: the lines of its source's digest. The copy itself only holds files that are read."""
 
 
 def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: int) -> Path:
-    """The folder in the cache (which exists) that holds the adapter, verified; an earlier copy, again.
+    """The folder in the cache with an adapter's verified copy. An earlier copy is verified again.
+
+    The cache must exist.
 
     Raises:
         AdapterRefused: it must not be served.
@@ -27,7 +29,7 @@ def prepare(adapter: TableAdapter, limits: Limits, cache: Path, *, max_bytes: in
     try:
         return _prepare(adapter, limits, cache, max_bytes)
     except OSError as error:
-        # The name of the copy is drawn by lot: the same fault at the next try would look like news.
+        # The copy's name is random: without this, the same fault at the next try would look like a new one.
         told = _DRAWN.sub("<copy>", str(error))
         raise AdapterRefused(AdapterReason.STORAGE_ERROR, f"cannot copy the files: {told}") from error
 
@@ -38,7 +40,7 @@ def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int)
         try:
             verify(target, _listed(target), adapter, limits)
         except AdapterRefused:
-            shutil.rmtree(target)  # fetched anew below, judged anew
+            shutil.rmtree(target)  # copied and verified again below
         else:
             return target
     source = resolve(adapter.path, adapter.root)
@@ -56,12 +58,12 @@ def _prepare(adapter: TableAdapter, limits: Limits, cache: Path, max_bytes: int)
 
 
 def folder_name(loaded_name: str) -> str:
-    """Of an adapter's copy: its name may hold slashes."""
+    """Folder of an adapter's copy. It is quoted, because the adapter's name may hold slashes."""
     return quote(loaded_name, safe="")
 
 
 def _listed(copy: Path) -> list[FileDigest]:
-    """The files of which a copy was made; what the list says is believed only if it has the right digest."""
+    """The files of a copy's source, by the copy's list, which is trusted only if it has the right digest."""
     try:
         lines = (copy / LIST).read_text(encoding="utf-8").split("\n")[:-1]
         parts = [line.split("  ", 2) for line in lines]
@@ -83,7 +85,7 @@ def set_aside(cache: Path, keep: set[str]) -> list[Path]:
 
 
 def unfinished(cache: Path) -> list[Path]:
-    """What a gateway process left half done when it was killed. Ask before the first copy; `remove` it."""
+    """Folders that a killed gateway process left unfinished. Call before the first copy; `remove` them."""
     cache.mkdir(parents=True, exist_ok=True)
     return list(cache.glob(f"{TEMPORARY}*"))
 

@@ -11,7 +11,7 @@ _END = b"\n\n"
 
 
 class Renamer:
-    """For one answer. Pieces of a stream may be cut anywhere."""
+    """Renames in one answer. Pieces of a stream may be cut anywhere."""
 
     def __init__(self, engine_name: str, alias: str) -> None:
         self._engine_name, self._alias = engine_name, alias
@@ -21,7 +21,7 @@ class Renamer:
         self._rest = b""
 
     def whole(self, text: bytes) -> bytes:
-        """A JSON text."""
+        """Rename in a whole JSON text."""
         if self._nothing:
             return text
         text = text.replace(self._old, self._new)
@@ -68,5 +68,5 @@ class Renamer:
 
 
 def event_bytes(event: dict[str, Any]) -> bytes:
-    """One event."""
+    """One server-sent event."""
     return b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + _END

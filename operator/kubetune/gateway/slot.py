@@ -1,6 +1,6 @@
 """One alias: brings the version that the table asks for into the engine, and takes the old one out.
 
-Level-triggered: a task looks at what is desired and what is, and does the next thing. A new version is loaded
+Level-triggered: a task compares what is desired with what is, and does the next thing. A version is loaded
 under a name of its own beside the old one, the alias is pointed at it, and the old one is unloaded when its
 last request is done. An engine that is gone takes everything with it, and all is loaded again.
 """
@@ -23,10 +23,10 @@ from kubetune.gateway.versions import Version
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS = 0.5
 _LOOK_SECONDS = 10.0
-"""How often files that were refused for good are looked at: whether they have changed."""
+"""Longest pause between looks at files that were refused for good, to see whether they have changed."""
 _LAST_RETRY_SECONDS = 60.0
 _TRIES = 3
-"""An error of the engine counts as its last word after so many tries."""
+"""Failed tries after which an alias counts as settled, although the error may pass."""
 
 
 class Slot:
@@ -61,7 +61,7 @@ class Slot:
         self._wake.set()
 
     def engine_changed(self) -> None:
-        """The engine's epoch began or ended: nothing that was loaded is there any more."""
+        """Forget what was loaded: the engine's epoch began or ended."""
         self._loaded.clear()
         self.serving = None
         self._forget_refusal()
@@ -69,7 +69,7 @@ class Slot:
 
     @property
     def loaded_names(self) -> set[str]:
-        """Engine names that must be listed."""
+        """Engine names that the engine must list."""
         return {v.engine_name for v in self._loaded.values()}
 
     @property
@@ -129,13 +129,13 @@ class Slot:
 
     @property
     def why_not(self) -> str:
-        """For a client whose request cannot be served."""
+        """Why nothing answers, for a client."""
         return f"{self._refusal.reason}: {self._refusal}" if self._refusal else "it is being loaded"
 
     # The task.
 
     async def run(self) -> None:
-        """Until the alias is gone for good."""
+        """Keep the alias as desired, until it is gone for good."""
         try:
             while self.wanted:
                 self._wake.clear()
@@ -155,12 +155,12 @@ class Slot:
             return None
         if self.phase == "Loaded":
             return None
-        # Marked before the attempt: a change in its midst is worth another one.
+        # Taken before the attempt, so that a change during it leads to another one.
         files = await asyncio.to_thread(fingerprint, Path(adapter.path))
         try:
             if self._refusal is None or self._refusal.reason.may_pass or files != self._refused_files:
                 if epoch is None:
-                    await self._loader.prepare(adapter, limits)  # ready for the engine when that is
+                    await self._loader.prepare(adapter, limits)  # so that it is ready when the engine is
                 else:
                     version = await self._bring(adapter, limits, epoch)
                     if (adapter, limits) == (self._desired, self._limits):
@@ -253,9 +253,9 @@ class Slot:
         self._tries += 1
 
     async def _fall_back(self, limits: Limits, epoch: int) -> None:
-        """After a restart of the engine: what answered before answers again, if the desired one cannot."""
+        """If the desired version cannot be served after an engine's restart, serve what answered before."""
         if self.serving:
-            return self._point_at(self.serving)  # and at nothing that was loaded meanwhile
+            return self._point_at(self.serving)  # versions loaded meanwhile are retired
         if not self._last_good or self._last_good == self._desired:
             return None
         try:

@@ -93,12 +93,12 @@ def _tensor(entry: Any, offset: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Values:
-    """What is to be known of a tensor's numbers."""
+    """Facts about a tensor's numbers."""
 
     zero: bool
-    """All are."""
+    """Whether all are zero."""
     finite: bool
-    """All are: no NaN, no infinity."""
+    """Whether all are finite: no NaN, no infinity."""
 
 
 def read_values(file: Path, tensor: Tensor) -> Values:
@@ -117,7 +117,7 @@ def _pieces(file: Path, tensor: Tensor) -> Iterator[bytes]:
             yield stream.read(min(_PIECE, tensor.end - at))
 
 
-# By dtype, what says that a number's exponent is all ones: its highest byte, and the least of the next.
+# By dtype, how a number's exponent is all ones: values of its highest byte, and the least of the next.
 _ALL_ONES = {
     "F16": (re.compile(rb"[\x7c-\x7f\xfc-\xff]"), 0),
     "BF16": (re.compile(rb"[\x7f\xff]"), 0x80),

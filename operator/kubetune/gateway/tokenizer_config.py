@@ -11,10 +11,10 @@ _NAME = "tokenizer_config.json"
 
 
 def tokenizer_config(folder: Path, *, strict: bool = True) -> dict[str, Any]:
-    """Its content; empty where there is none.
+    """The content of the file; empty if there is none.
 
     Raises:
-        AdapterRefused: it cannot be read. Of what is not looked at strictly, somebody else says so.
+        AdapterRefused: it cannot be read. If not strict, it counts as empty.
     """
     try:
         config = json.loads((folder / _NAME).read_bytes())

@@ -48,11 +48,11 @@ class Limits:
     base_path: Path
     """Folder of the base."""
     max_rank: int
-    """What the engine was started with."""
+    """Highest rank that the engine was started with."""
 
 
 def verify(copy: Path, files: Collection[FileDigest], adapter: TableAdapter, limits: Limits) -> None:
-    """Judge a copy; files: all those of its source.
+    """Check a copy; `files` are all files of its source.
 
     Raises:
         AdapterRefused: it must not be loaded.

@@ -17,7 +17,7 @@ from kubetune.gateway.engine import EngineClient, EngineDown, EngineFailed, Engi
 _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 15.0
 _SILENT_SECONDS = 60.0
-"""No byte of any answer for so long, of the requests in flight too: the engine hangs."""
+"""The engine hangs if no byte of any answer, also to requests in flight, has come for so long."""
 _DOWN_LOOKS, _DOWN_SECONDS = 3, 0.1
 """The engine is gone when so many looks in a row, so far apart, find that."""
 _BAD_ANSWERS = 5
@@ -124,7 +124,7 @@ class EngineWatch:
         on_change()
 
     def _end(self, why: str, on_change: Callable[[], None], *, gone: bool) -> None:
-        """gone: the process. One that hung, and answers again, need not prove again that it computes."""
+        """End the epoch. `gone`: the process is. One that only hung need not prove again that it computes."""
         self._computes = self._computes and not gone
         self.why_down = f"the engine does not answer: {why}"
         if self.epoch is None:

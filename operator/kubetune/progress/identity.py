@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 SECRET = "kubetune-progress"
 CHECK_SECONDS = 60.0
-"""Another replica may have renewed the certificate, or somebody deleted the Secret."""
+"""How often the Secret is read: another replica may have renewed it, or somebody deleted it."""
 
 
 async def ensure(

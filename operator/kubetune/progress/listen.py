@@ -92,7 +92,7 @@ class Listener:
 
 
 class _Watched(asyncio.Protocol):
-    """A protocol, and a word when its connection has ended."""
+    """A protocol that also tells when its connection has ended."""
 
     def __init__(self, inner: asyncio.Protocol, ended: Callable[[], None]) -> None:
         self._inner = inner

@@ -169,8 +169,10 @@ class Reviewer:
         return _Pod(pod_uid, str(resource["metadata"]["uid"]))
 
     async def _outlived(self, pod: Object, key: Key) -> Object | None:
-        """The resource whose newest attempt a pod is of, though the attempt's Job is gone: a run is suspended
-        by deleting that, and the pod lives on until it has said from where the run would resume."""
+        """The resource to whose newest attempt a pod belongs, although the attempt's Job is gone.
+
+        Suspending a run deletes the Job, and the pod lives on until it has reported its last checkpoint.
+        """
         resource = await self.client.find(key.kind, key.namespace, key.name)
         if resource is None:
             return None

@@ -46,7 +46,7 @@ class ReferencedJob:
 
 
 def referenced_job(kind: JobKind, job: Mapping[str, Any]) -> ReferencedJob:
-    """From a job as it is stored.
+    """The parts of a stored job.
 
     Args:
         kind: its kind, which the items of a list do not repeat.
@@ -54,7 +54,7 @@ def referenced_job(kind: JobKind, job: Mapping[str, Any]) -> ReferencedJob:
     """
     meta, spec = job["metadata"], job["spec"]
     planned = _format(kind, spec)
-    # An adapter that goes on has the rank of the former one.
+    # A job that continues an adapter keeps its rank.
     has_rank = planned == "lora" and not spec.get("adapter")
     return ReferencedJob(
         kind=kind,

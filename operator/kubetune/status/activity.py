@@ -53,7 +53,7 @@ _Span = tuple[datetime, datetime, Mapping[str, Any]]
 
 
 def _told_by_pods(spans: Sequence[_Span]) -> int:
-    """Each pod carries the time of all attempts before its own, so that the newest ones tell the whole."""
+    """By the pods alone: each carries the time of the attempts before its own, so the newest tell it all."""
     of_attempts: defaultdict[int, int] = defaultdict(int)
     for begin, end, pod in spans:
         of_attempts[_before(pod)] += _seconds(begin, end)
@@ -66,7 +66,7 @@ def _before(pod: Mapping[str, Any]) -> int:
 
 
 def _span(pod: Mapping[str, Any], now: datetime) -> _Span | None:
-    """From when a node took the pod to its end: what its activeDeadlineSeconds is about. Whole seconds."""
+    """From when a node took the pod to its end, in whole seconds: what activeDeadlineSeconds limits."""
     begun = pod.get("status", {}).get("startTime")
     if begun is None:
         return None
@@ -80,7 +80,7 @@ def _seconds(begin: datetime, end: datetime) -> int:
 
 
 def _ends(pod: Mapping[str, Any]) -> list[datetime]:
-    """When it ended, by what is known."""
+    """When it ended, as far as is known: several moments, or none."""
     status = pod.get("status", {})
     found = [
         state["finishedAt"]
@@ -90,7 +90,7 @@ def _ends(pod: Mapping[str, Any]) -> list[datetime]:
         and state.get("finishedAt")
     ]
     if not found and is_over(pod):
-        # Of a pod that a node refused nothing more is known than when that was.
+        # A pod that a node refused only tells when that was.
         found = [c["lastTransitionTime"] for c in status.get("conditions", []) if c["type"] == "Ready"]
         found = found or [status["startTime"]]
     if pod["metadata"].get("deletionTimestamp"):

@@ -117,7 +117,7 @@ class _View:
         """Reasons and messages."""
         lost = self.observed.lost_pods
         if lost and self.ready_pods < self.observed.wanted_pods:
-            return [(PODS_FAILING, lost)]  # Not by name: each of them has another one.
+            return [(PODS_FAILING, lost)]  # Without names, because each of them has another.
         return [(p.failure[0], f"{p.name}: {p.failure[1]}") for p in self.observed.pods if p.failure]
 
     @property
@@ -145,7 +145,7 @@ def _adapter(
         for pod, state in seen
     )
     if before and before.digest == resolved.digest:
-        # What cannot be asked now is taken to be as it was; Loaded says that this is not known.
+        # Pods that cannot be asked now are taken to be as before; Loaded says that this is not known.
         ready = max(ready, min(before.ready, ready + sum(p.ready and p.state is None for p in observed.pods)))
     failing = [
         FailingPod(pod=pod.name, reason=state.reason, message=state.message or "")

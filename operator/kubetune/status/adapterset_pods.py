@@ -1,4 +1,4 @@
-"""What matters of a serving pod. Pure."""
+"""The facts that matter about a serving pod. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PODS_FAILING = "PodsFailing"
 _FIELDS = Fields(resources="engine.resources", template="engine.podTemplate")
 _LATELY = timedelta(minutes=5)
 _MANY = 2
-"""One pod that is lost is made anew. Of more, the next one may be lost, too."""
+"""Lost pods from which on it is reported. A single one is made again, and need not be."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ObservedPod:
 def observed_pod(
     pod: Mapping[str, Any], state: GatewayState | None, held_up: Trouble | None = None
 ) -> ObservedPod:
-    """What matters of a pod.
+    """The facts that matter about a pod.
 
     Args:
         pod: a core/v1 Pod.
@@ -66,7 +66,7 @@ def _of_containers(pod: Mapping[str, Any]) -> tuple[str, str] | None:
             continue
         name, state = container["name"], container.get("state", {})
         ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
-        # Not the message of a back-off, which only counts seconds. Said until the container is ready again.
+        # Not the message of a back-off, which only counts seconds. Shown until the container is ready again.
         if ended and ended["exitCode"]:
             words = last_words(ended) or f"exit code {ended['exitCode']}"
             return _reason(name, ended["exitCode"]), f"{name}: {ended.get('reason', 'Error')}: {words}"

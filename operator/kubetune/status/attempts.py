@@ -20,7 +20,7 @@ from kubetune.status.starting import Trouble, being_made, trouble_of
 QUOTED = 256
 """How much of an unreadable termination message is shown."""
 _POD_FAILED = {"BackoffLimitExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"}
-"""Reasons of a Job whose pod failed: of these the pod tells more."""
+"""Reasons of a Job whose pod failed. Then the pod tells more."""
 SETTLING = timedelta(seconds=10)
 """How long, after the trainer has ended and other containers have not, the kubelet may take to say that it is
 ending them all, and why."""
@@ -57,9 +57,9 @@ class Attempt:
     begun: datetime | None = None
     """When a node took its pod."""
     deadline_seconds: int | None = None
-    """How long after that the kubelet ends it."""
+    """Seconds after `begun` at which the kubelet ends it."""
     grace_seconds: int = 0
-    """How long its pod may take to end after that."""
+    """Seconds that its pod may take to end after that."""
     held: Held | None = None
     """Who has suspended its Job."""
     silent_node: str | None = None
@@ -111,7 +111,7 @@ def attempt_of(
         settled = since + SETTLING
         finished, again = (since, None) if now >= settled else (None, settled)
     if finished is None:
-        # The pod has ended; the Job controller will say in a moment how.
+        # If the pod has ended, the Job controller will soon say how.
         begun, ending = _has_begun(pod), ending_of(pod)
         return Attempt(
             **common,
@@ -137,7 +137,7 @@ def ended(job: Mapping[str, Any]) -> datetime | None:
 
 
 def _why_ended(job: Mapping[str, Any]) -> str:
-    """Why the Job controller called it over, where that was no failure of its pod."""
+    """Why the Job controller ended it, if that was no failure of its pod; else empty."""
     for condition in job.get("status", {}).get("conditions", []):
         if (condition["type"], condition["status"]) == ("Failed", "True"):
             reason = condition.get("reason")

@@ -37,7 +37,7 @@ def conditions(
 ) -> list[Condition]:
     """Conditions in the given order; the transition time stays while the status does.
 
-    Synced stays as it was unless it is judged, too: only a whole look at a resource tells.
+    Synced stays as it was unless it is judged, too, because only a complete look at a resource tells.
     """
     before: Mapping[str, Condition] = {c.type: c for c in previous}
     found = []

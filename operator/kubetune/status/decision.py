@@ -71,7 +71,7 @@ class Seen:
     active_until: datetime | None = None
     """Up to which moment that is counted."""
     unending_seconds: int = 0
-    """How long since then pods have not ended that should have."""
+    """Seconds since then in which pods have not ended that should have."""
     endings: Sequence[Ending] = ()
     """How far those pods of `alive` have come in ending that were told to end."""
 
@@ -159,7 +159,7 @@ def _deadline(
     if limit is None or runs.begun is None:
         return None
     if _kubelet_knows(runs, used, limit, now) and not runs.ending:
-        # Of a node that does not answer nothing would tell.
+        # A look is needed then, because no event may come from a node that does not answer.
         return _ended_by_kubelet(runs)
     return now + timedelta(seconds=limit - used)
 

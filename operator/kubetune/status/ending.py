@@ -43,9 +43,9 @@ def is_over(pod: Mapping[str, Any]) -> bool:
 
 
 def silent_node(pod: Mapping[str, Any] | None) -> str | None:
-    """The node of a pod, where the node controller has not heard of that for a while.
+    """The node of a pod, if the node controller has not heard from it for a while.
 
-    It takes the pod out of service then, and leaves what the kubelet said of the containers.
+    The controller then marks the pod as not ready, but leaves what the kubelet said about its containers.
     """
     if pod is None or is_over(pod) or pod.get("spec", {}).get("readinessGates"):
         return None

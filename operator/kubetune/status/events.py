@@ -11,7 +11,7 @@ from kubetune.status.starting import Trouble
 from kubetune.status.steady import steady
 
 _HOLDING = (
-    # Of several at a time the first is told: the others follow from it.
+    # If several hold a pod up, the first of these is told: the others follow from it.
     "FailedAttachVolume",
     "FailedMapVolume",
     "FailedMount",
@@ -22,7 +22,7 @@ _HOLDING = (
 )
 _GOES_ON = frozenset({"SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started"})
 _REPEATED = timedelta(minutes=4)
-"""What still holds is told anew by then: a kubelet tries at least every two minutes."""
+"""Age up to which an event still counts: a kubelet tries again, and tells, at least every two minutes."""
 _FOLLOWS = "Unable to attach or mount volumes"
 """How the kubelet sums up what it has told of a volume."""
 _NO_SECRET = re.compile(r'secrets? "(?P<name>[^"]+)" not found')
@@ -52,7 +52,7 @@ def _trouble(event: Mapping[str, Any]) -> Trouble:
 
 
 def _rank(trouble: Trouble) -> tuple[bool, int, str]:
-    """The same one is told at each look, whichever of them was the last to be tried again."""
+    """Order of troubles, so that each look tells the same one, whichever was tried last."""
     place = _HOLDING.index(trouble.reason) if trouble.reason in _HOLDING else -1
     return trouble.message.startswith(_FOLLOWS), place, trouble.message
 
@@ -68,7 +68,7 @@ def refused(events: Iterable[Mapping[str, Any]]) -> Trouble | None:
 
 
 def refusal(message: str, owner: str) -> str:
-    """Why the API server refuses a pod, without the name of a pod that has never been.
+    """Why the API server refuses a pod, without the name of that pod, which was never made.
 
     Args:
         message: its words.
@@ -79,7 +79,7 @@ def refusal(message: str, owner: str) -> str:
 
 
 def without_pod(job: Mapping[str, Any], now: datetime) -> Trouble | None:
-    """Of a Job that should have had a pod long ago, when no event says why it has none."""
+    """Tells of a Job that should have a pod by now, if no event says why it has none."""
     status, name = job.get("status", {}), job["metadata"]["name"]
     begun = parse_timestamp(status.get("startTime") or job["metadata"]["creationTimestamp"])
     had_one = any(status.get(count) for count in ("active", "terminating", "failed", "succeeded"))

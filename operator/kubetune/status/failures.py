@@ -1,7 +1,7 @@
 """Why an attempt failed, and whether another one can help: from its pod and the trainer's last word. Pure.
 
-Only what is known to have been done to a pod from outside is not counted. Everything else counts against
-backoffLimit, so that no fault gives attempts without end.
+Only attempts whose pods are known to have been ended from outside are not counted. Everything else counts
+against backoffLimit, so that no fault leads to endless attempts.
 """
 
 from collections.abc import Mapping
@@ -88,7 +88,7 @@ def judge(
 
 
 def _ended_by_job(pod: Mapping[str, Any] | None, why: str) -> tuple[Outcome, Failure]:
-    """Of a Job with a limit that is none of ours: it would end the next attempt, too."""
+    """The Job ended its pod by a limit that is not ours. It would end the next attempt, too."""
     message = (
         f"The Job of the attempt has ended its pod: {why}. kubetune gives Jobs no such limit, so somebody "
         f"else has, perhaps a policy: have it leave out the Jobs of kubetune. {GOES_ON}"
@@ -99,7 +99,7 @@ def _ended_by_job(pod: Mapping[str, Any] | None, why: str) -> tuple[Outcome, Fai
 
 
 def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] | None:
-    """Why a pod ended that neither its trainer nor this operator has ended."""
+    """Why a pod ended, if neither its trainer nor this operator ended it."""
     status = pod.get("status", {})
     said = str(status.get("message") or "")
     found = (c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget")
@@ -118,7 +118,7 @@ def _taken(pod: Mapping[str, Any], code: int | None) -> tuple[Outcome, Failure] 
     else:
         return None
     why = steady(why, pod=pod["metadata"]["name"], uid=uid_of(pod)).rstrip(". ")
-    # What the kubelet evicts for its own excess would be evicted again, without end.
+    # A pod that the kubelet evicts for its own usage would be evicted again and again, so this counts.
     advice = _own_excess(why) if reason is Reason.EVICTED else None
     message = f"{TAKEN[reason]}{': ' if why else ''}{why}. {advice or GOES_ON}"
     return Outcome(reason, retry=True, counted=bool(advice)), _failure(pod, reason, code, message)
@@ -146,7 +146,7 @@ def _rejected(pod: Mapping[str, Any]) -> bool:
 
 
 def _never_ran(pod: Mapping[str, Any]) -> tuple[Outcome, Failure]:
-    """Of a pod that failed although nothing was done to it, and whose trainer never ran."""
+    """For a pod that failed before its trainer ran, although nothing was done to it."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
     said = steady(str(status.get("message") or ""), pod=name, uid=uid_of(pod))
     if _rejected(pod):
@@ -190,7 +190,7 @@ def _out_of_memory(pod: Mapping[str, Any], code: int) -> tuple[Outcome, Failure]
 
 
 def _forgotten(pod: Mapping[str, Any], terminated: Mapping[str, Any], code: int) -> tuple[Outcome, Failure]:
-    """Of a container that is gone, the kubelet does not know how. It gives it SIGKILL's exit code."""
+    """For a container that is gone without the kubelet knowing how. It then gives SIGKILL's exit code."""
     words = str(terminated.get("message") or "").rstrip(". ")
     message = (
         f"The node lost the trainer's container{': ' if words else ''}{words}. That happens when a node or "
@@ -202,7 +202,7 @@ def _forgotten(pod: Mapping[str, Any], terminated: Mapping[str, Any], code: int)
 def _ended(
     pod: Mapping[str, Any], code: int, last_word: TerminationMessage | None, malformed: str
 ) -> tuple[Outcome, Failure]:
-    """Of a trainer that ended by itself."""
+    """For a trainer that ended by itself."""
     judged = outcome(code)
     if code == 0:
         # It succeeded, but its last word is lost. The next attempt finds the artifact and only reports it.

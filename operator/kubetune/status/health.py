@@ -40,7 +40,7 @@ def health(found: Health, about: Judgement) -> list[Judgement]:
 
 
 def set_health(phase: SetPhase, judged: Iterable[Judgement]) -> list[Judgement]:
-    """Of an AdapterSet, by its phase and its other conditions."""
+    """The three conditions of an AdapterSet, by its phase and its other conditions."""
     by_type = {judgement.type: judgement for judgement in judged}
     if phase == "Ready":
         return health("Current", by_type["Loaded"])

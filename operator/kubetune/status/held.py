@@ -1,7 +1,7 @@
-"""Who keeps a child Job from having a pod, since kubetune never does. Pure.
+"""Who keeps a child Job from having a pod. kubetune itself never does. Pure.
 
-Kueue holds a Job back by `spec.suspend`, from its creation on or to take its place away, and names its queue
-by a label (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/).
+Kueue holds a Job back by `spec.suspend`, from its creation on, or later to take its place away. A label names
+its queue (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ QUEUED = "Queued"
 _OURS = "kubetune"
 _JOB_CONTROLLER = "kubernetes.io/job-controller"
 _PASSING_FINALIZERS = frozenset({"foregroundDeletion", "orphan"})
-"""Of the garbage collector, which takes them away by itself."""
+"""Finalizers of the garbage collector, which removes them by itself."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Held:
     """A child Job that somebody else keeps from going on."""
 
     reason: str
-    """Queued, JobSuspended where it is no queue that is known, JobManaged, or JobTerminating."""
+    """Queued, JobSuspended (by anything but a known queue), JobManaged, or JobTerminating."""
     message: str
 
 

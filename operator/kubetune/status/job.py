@@ -279,7 +279,7 @@ def _suspended(previous: JobStatus, observed: ObservedJob, decision: Decision, n
         pods = ", ".join(observed.seen.alive)
         saves = f"{pods or 'The pod'} saves a checkpoint and ends"
         return Judgement("Suspended", "False", "Stopping", late(observed.seen.endings, now) or saves)
-    # Remembered until the next attempt is there.
+    # Resumed stays until the next attempt exists.
     last = observed.last
     waits = last is None or last.number < previous.attempts
     return Judgement("Suspended", "False", "Resumed" if waits and was_suspended(previous) else "NotSuspended")

@@ -1,4 +1,4 @@
-"""What is worth an event: few, so that `kubectl describe` tells the story of a job. Pure."""
+"""What is worth an event. There are few, so that `kubectl describe` tells the story of a job. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEAD = re.compile(r"^\d+/\d+ nodes are available[:.] ?")
-# What it thinks of making room, and of devices that are claimed, adds nothing.
+# What it says about preemption, and about claimed devices, adds nothing.
 _TAIL = re.compile(r",? ?(no new claims to deallocate\b|preemption: ).*$", re.DOTALL)
 _COUNTED = re.compile(r"(?:^|, )\d+ (.+?)(?=, \d+ |\.?\s*$)", re.DOTALL)
 _LACKING = "Insufficient "
@@ -83,7 +83,7 @@ def _lack(pod: Mapping[str, Any], names: Sequence[str], field: str) -> str:
 
 
 def _asked(pod: Mapping[str, Any], name: str) -> str:
-    """What the containers ask for that run side by side."""
+    """Requests of the containers that run at the same time."""
     spec = pod.get("spec", {})
     sidecars = [c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"]
     requests = [c.get("resources", {}).get("requests", {}) for c in (*sidecars, *spec.get("containers", ()))]

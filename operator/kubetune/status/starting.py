@@ -36,7 +36,7 @@ class Trouble:
     """Why a pod does not start."""
 
     reason: str
-    """As Kubernetes has it."""
+    """Kubernetes' own."""
     message: str
     kind: Reason
     """The reason of the failure that it becomes."""
@@ -85,7 +85,7 @@ def why_it_waits(status: Mapping[str, Any]) -> tuple[str, str] | None:
     if not reason or reason in USUAL_WAITS:
         return None
     if reason in _PULL_FAILED:
-        # The kubelet goes to and fro between these for one fault, and that would be news each time.
+        # The kubelet alternates between these for one fault, and each change would look like a new one.
         reason, message = "ImagePullBackOff", _PULL_PREFIX.sub("", _BACK_OFF.sub("", message), 1) or message
     return reason, message
 
@@ -101,7 +101,7 @@ def how_it_ended(terminated: Mapping[str, Any]) -> str:
 
 def last_words(terminated: Mapping[str, Any]) -> str:
     """The end of what a container said last."""
-    # What varies in length would move where it is cut.
+    # Made steady before it is cut, because parts of varying length would move the cut.
     return steady(str(terminated.get("message") or "").strip())[-_TAIL:]
 
 

@@ -31,7 +31,7 @@ _VARYING = (
     (re.compile(r"\b0x[0-9a-f]{6,16}\b"), "<address>"),
     (re.compile(r"(?i)\b((?:request|host|trace|correlation)[ -]?id)\b[:=]? ?[^\s,;\"]+"), r"\1 <id>"),
     (re.compile(r"(?i)\bback-off \d\S*"), "back-off"),
-    # What others use meanwhile.
+    # What others use at that time.
     (re.compile(r", used: .*?(?=, (?:capacity|limited): )"), ""),
     (re.compile(r", available: \S+?(?=\.? |\.?$)"), ""),
     (

@@ -29,11 +29,11 @@ class ClassRow:
 
     @property
     def targets(self) -> int:
-        """One class."""
+        """Number of targets: 1, or 0 without a class."""
         return int(self.label != IGNORED)
 
     def idle(self) -> "ClassRow":
-        """Without its class."""
+        """The same row without its class."""
         return ClassRow(self.tokens, self.types, IGNORED)
 
 
@@ -63,13 +63,13 @@ def label_map(labels: Iterable[str]) -> list[str]:
 def tokenise(
     examples: Sequence[Labelled], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.int64]]], int]:
-    """Tokens and types of texts, special tokens included, as `tokenizer(text, text_pair)` gives them to
-    whoever uses the model.
+    """Tokens and token types of texts, special tokens included, as `tokenizer(text, text_pair)` gives them in
+    serving.
 
     Args:
         examples: the texts.
         tokenizer: of the base.
-        length: most tokens of an example; longer ones lose their end, of a pair that of the longer text.
+        length: most tokens of an example. A longer text loses its end, a pair the end of its longer text.
 
     Returns:
         The examples, and how many of them were cut.
@@ -81,7 +81,7 @@ def tokenise(
         if len(encoded["input_ids"]) > length:
             cut += 1
             encoded = tokenizer(*texts, truncation=True, max_length=length)
-            tokenizer.backend_tokenizer.no_truncation()  # or it would go into the artifact
+            tokenizer.backend_tokenizer.no_truncation()  # or the truncation would be saved with the artifact
         tokens = np.array(encoded["input_ids"], dtype=np.int64)
         types = encoded.get("token_type_ids", np.zeros_like(tokens))
         found.append((tokens, np.asarray(types, dtype=np.int64)))
@@ -89,8 +89,14 @@ def tokenise(
 
 
 def balanced(labels: NDArray[np.int64], classes: int) -> list[float]:
-    """Weight of each class, N / (K N_c): the mean over N examples is 1. A class without examples, which no
-    example counts for, has weight 0."""
+    """Weight of each of K classes, N / (K N_c), as scikit-learn's class_weight="balanced".
+
+    The mean over the N examples is 1 if every class has examples. A class without examples has weight 0.
+
+    Args:
+        labels: class of each example, [N].
+        classes: K.
+    """
     counts = np.bincount(labels, minlength=classes)
     return [float(len(labels) / (classes * n)) if n else 0.0 for n in counts]
 
@@ -98,8 +104,10 @@ def balanced(labels: NDArray[np.int64], classes: int) -> list[float]:
 def collate(
     rows: Sequence[ClassRow], device: torch.device | str, *, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, mask of what is no padding, types, each [rows, longest row], and classes, [rows]. Padded on the
-    right."""
+    """A batch: tokens, mask (0: padding) and token types, each [rows, longest row], and classes, [rows].
+
+    Rows are padded on the right with the token `pad`.
+    """
     width = max(map(len, rows))
     tokens = np.full((len(rows), width), pad, dtype=np.int64)
     mask, types = np.zeros_like(tokens), np.zeros_like(tokens)

@@ -1,5 +1,7 @@
-"""A weighted mixture of documents, read in passes: hashes, tokenizer, tokens. What language models are
-pretrained on, causal and masked ones alike."""
+"""The weighted mixture of documents that causal and masked language models are pretrained on.
+
+It is read in passes: for hashes, for the tokenizer, for tokens.
+"""
 
 import math
 from collections.abc import Iterator
@@ -36,12 +38,12 @@ class Part:
     tokens: TokenStore
     """Each document ended by the end token."""
     inner: TokenStore | None
-    """1 where a token goes on with the word of the one before, else 0; as long as `tokens`."""
+    """1 where a token continues the word of the token before it, else 0; as long as `tokens`."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What became of the sources with a weight, in their order."""
+    """The sources with a weight above 0, in their order, as tokens."""
 
     tokenizer: PreTrainedTokenizerBase
     training: list[Part]
@@ -54,7 +56,7 @@ class Corpus:
 
     @property
     def status(self) -> DataStatus:
-        """For the job."""
+        """The counts for the job's status."""
         return DataStatus(
             documents=sum(f.documents for f in self.facts),
             held_out=sum(f.held_out for f in self.facts),
@@ -72,7 +74,7 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
         spec: the run.
         work: folder that outlives an attempt.
         stop: whether to stop.
-        words: whether to note which tokens make one word.
+        words: whether to note which tokens belong to one word.
 
     Raises:
         DataError: see `read_records`; or a source has nothing left to train on.
@@ -127,8 +129,12 @@ def read_corpus(spec: RunSpec, work: Path, stop: Stop, *, words: bool = False) -
 
 
 def pieces(stores: list[TokenStore], length: int, limit: int) -> list[tuple[int, int, int, int]]:
-    """Held-out documents cut into sequences: store, document, first token and number of tokens of each; at
-    most `limit`, spread over the sources evenly."""
+    """Cut held-out documents into sequences of at most `length` tokens.
+
+    Returns:
+        (store, document, first token, number of tokens) of at most `limit` sequences, spread evenly over the
+        stores.
+    """
     cut = [
         [(d, s) for d in range(len(store)) for s in range(0, int(store.lengths[d]), length)]
         for store in stores
@@ -142,7 +148,7 @@ def pieces(stores: list[TokenStore], length: int, limit: int) -> list[tuple[int,
 
 
 def shuffled(rows: list[Row]) -> list[Row]:
-    """The rows with something to predict, in an order of which any first part is a fair sample."""
+    """The rows with something to predict, shuffled with a fixed seed: any first part is a fair sample."""
     rows = [row for row in rows if row.targets]
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
 
@@ -154,7 +160,7 @@ class _Scan:
     hashes: NDArray[np.uint64]
     """Content hash of each document, [documents]."""
     characters: int
-    """Of all of them together."""
+    """Total of all documents."""
     skipped: int
     """Records without text."""
 
@@ -170,8 +176,11 @@ def _scan(source: RunSource, stop: Stop) -> _Scan:
 def _tokenizer(
     spec: RunSpec, sources: list[RunSource], characters: list[int], work: Path, stop: Stop
 ) -> PreTrainedTokenizerBase:
-    """The base's own, or one that is kept once trained: a model must meet the tokenizer that it began with,
-    even if the data changed meanwhile."""
+    """The base's own tokenizer, or a newly trained one.
+
+    A trained one is kept, because a resumed run must use the tokenizer that it began with, even if the data
+    changed meanwhile.
+    """
     if spec.tokenizer is None:
         if spec.model.path is None:
             raise InvalidSpec("the run spec has neither tokenizer settings nor a base model")
@@ -190,8 +199,10 @@ def _tokenizer(
 
 
 def _in_proportion(sources: list[RunSource], characters: list[int], stop: Stop) -> Iterator[str]:
-    """Documents so often that each source's characters have its weight's share: repeated where it is small,
-    thinned out (by content hash, so evenly) where it is large."""
+    """Documents to train the tokenizer on: each source's share of the characters is that of its weight.
+
+    Small sources are repeated. Large ones are thinned out by content hash, hence evenly.
+    """
     budget = min(sum(characters), tokenizer_training.CORPUS_CHARACTERS)
     total = sum(s.weight for s in sources)
     for source, size in zip(sources, characters, strict=True):
@@ -209,8 +220,11 @@ def _tokenise(
     words: bool,
     stop: Stop,
 ) -> tuple[Part, Part]:
-    """The training part and the held-out part, each document ended by the end token, and begun as the
-    tokenizer begins a text, unless it is for rows that have a beginning of their own (masked)."""
+    """The training part and the held-out part.
+
+    Each document begins as the tokenizer begins a text and ends with the end token. With `masked` nothing is
+    put before it, because those rows add a beginning of their own.
+    """
     backend = tokenizers.of_documents(tokenizer)
     end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
     size = tokenizers.vocabulary(tokenizer)
@@ -251,7 +265,7 @@ def _tokenise(
 
 
 def _fair(limit: int, sizes: list[int]) -> list[int]:
-    """How many of each, so that small ones are taken whole and large ones share what is left."""
+    """How many to take of each: small ones whole, large ones an equal share of what is left."""
     shares = [0] * len(sizes)
     for rank, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
         shares[i] = min(sizes[i], (limit - sum(shares)) // (len(sizes) - rank))

@@ -1,4 +1,4 @@
-"""Examples to tokens, and which of them are trained on: the assistant's, or what follows the prompt."""
+"""Examples as tokens, and which tokens are trained on: the assistant's, or those after the prompt."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ from kubetune_trainer.patience import cpu_time
 
 BATCH = 1024
 TEMPLATE_SECONDS = 10.0
-"""Of computing that a chat template may take for a conversation; an honest one takes a millisecond."""
+"""CPU time, in seconds, that a chat template may take for a conversation; usual is a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Rendered:
     end: bool
     """Whether the end token is still to be added."""
     passed: tuple[tuple[int, int], ...] = ()
-    """What the assistant says, and what is not to be learned even if prompts are: ranges likewise."""
+    """Ranges of the assistant's messages that are not trained on, even if prompts are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Encoded:
 
     tokens: NDArray[np.int32]
     trained: NDArray[np.bool_]
-    """Whether the model is to say the token, [tokens]."""
+    """Whether each token is trained on, [tokens]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Question:
 def examples_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[Example, Rendered]]:
     """An example as text to learn from.
 
-    Where the chat template writes earlier turns otherwise once another follows (it leaves out what was
-    thought, say), each answer of a conversation is an example of its own: what the model sees when it gives
-    it.
+    Some chat templates write an earlier turn differently once another follows, for example without its
+    thoughts. Then each answer of a conversation is an example of its own, with the text that the model sees
+    when it gives that answer.
 
     Raises:
         DataError: see `render`.
@@ -85,20 +85,20 @@ def examples_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tu
 
 
 def check_shown(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> None:
-    """See to it that the chat template shows all of a conversation.
+    """Check that the chat template writes all of a conversation.
 
     Raises:
-        DataError: it does not; or it refuses the conversation.
+        DataError: it leaves something out, or refuses the conversation.
     """
     shown.check(*_given(example), partial(_by_template, tokenizer))
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The text of an example; what the model is to say of a conversation is its last answer.
+    """The text of an example. Of a conversation only the last answer is trained on.
 
     Raises:
-        DataError: the chat template refuses the conversation, or writes an answer otherwise than it asks for
-            it.
+        DataError: the chat template refuses the conversation, or an answer in it begins differently from the
+            opening that the template writes to ask for one.
     """
     match example:
         case Preference():
@@ -118,7 +118,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 
 def unchecked(example: Conversation | Completion, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """See `render`; what the chat template leaves out is not looked for."""
+    """As `render`, without the check that the chat template leaves nothing out."""
     if isinstance(example, Conversation):
         return _last_answer(example, tokenizer)
     return render(example, tokenizer)
@@ -153,7 +153,7 @@ def _all_answers(example: Conversation, tokenizer: PreTrainedTokenizerBase) -> R
 
 
 def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question | None:
-    """The example's last turn as a task; None for a text, which asks nothing, and for the call of a tool."""
+    """The example's last turn as a task. None if it asks nothing, as a text, or only calls a tool."""
     match example:
         case Text() | Preference() | Labelled() | Prompt():
             return None
@@ -169,7 +169,11 @@ def question(example: Example, tokenizer: PreTrainedTokenizerBase) -> Question |
 def encode(
     rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerBase, *, prompt_loss: bool = False
 ) -> Iterator[Encoded]:
-    """Tokenise texts. A token is trained on if it starts inside a span; with prompt_loss every one is."""
+    """Tokenise texts.
+
+    A token is trained on if it starts inside a span; with prompt_loss, if it starts outside `passed`.
+    An added end token is always trained on.
+    """
     for special, run in groupby(rendered, key=lambda r: r.special):
         while batch := list(islice(run, BATCH)):
             found = _tokens([r.text for r in batch], tokenizer, special)
@@ -202,8 +206,10 @@ def _tokens(text: str | list[str], tokenizer: PreTrainedTokenizerBase, special: 
 
 
 def _places(offsets: Sequence[tuple[int, int]], begin: int = 0) -> list[tuple[int, int]]:
-    """What of a text each token stands for, from offsets in it. Some tokenizers leave the space that a token
-    begins with out of its offsets; it belongs to the token all the same."""
+    """The range of the text that each token stands for.
+
+    Some tokenizers leave a token's leading space out of its offsets. Here the range includes it.
+    """
     places = []
     reached = begin
     for low, high in offsets:
@@ -213,8 +219,11 @@ def _places(offsets: Sequence[tuple[int, int]], begin: int = 0) -> list[tuple[in
 
 
 def _apart(r: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their places when a token would lie across the edge of prompt and answer: each part by
-    itself, as in serving, where the prompt is given and the answer comes token by token."""
+    """Token ids and their ranges, if a token would lie across the border of prompt and answer.
+
+    Each part is tokenised by itself, as in serving: there the prompt is given and the answer comes token by
+    token.
+    """
     edges = [0, *sorted(low for low, _ in (*r.spans, *r.passed) if low), len(r.text)]
     ids: list[int] = []
     places: list[tuple[int, int]] = []
@@ -230,7 +239,7 @@ def _apart(r: Rendered, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], 
 
 
 def prompt_tokens(text: str, special: bool, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that the model goes on from, at least one.
+    """The tokens of a prompt, which the model continues; at least one.
 
     Args:
         text: the prompt.
@@ -267,7 +276,7 @@ def _marked(
 def chat(
     example: Conversation, count: int, tokenizer: PreTrainedTokenizerBase, *, answer: bool = False
 ) -> str:
-    """The first `count` turns by the chat template; with answer, up to where the assistant's words begin.
+    """The first `count` turns as the chat template writes them; with `answer`, it also opens the next answer.
 
     Raises:
         DataError: the template refuses them.
@@ -298,7 +307,7 @@ def _by_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=answer,
                 **getattr(tokenizer, "template_settings", {}),
             )  # fmt: skip
-    except Exception as error:  # a template is a program
+    except Exception as error:  # a template is a program and may raise anything
         if known(error):
             raise
         raise DataError(f"the base model's chat template refuses the conversation: {error}") from error

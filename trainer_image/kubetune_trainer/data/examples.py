@@ -26,9 +26,9 @@ class SourceFacts:
     documents: int
     held_out: int
     tokens: int
-    """In the training part."""
+    """Tokens in the training part."""
     share: float
-    """Of the tokens seen in training."""
+    """Share of the tokens seen in training."""
 
 
 @dataclass
@@ -41,8 +41,9 @@ class Skipped:
 def read_examples(
     source: RunSource, stop: Stop, skipped: Skipped | None = None
 ) -> Iterator[tuple[Record, Example, int]]:
-    """Record, example and content hash of everything in a source but records without text, of which it warns
-    at the end.
+    """The records of a source, each with its example and content hash.
+
+    Records without text are left out. A warning at the end says how many.
 
     Args:
         source: the source.
@@ -94,7 +95,7 @@ def require_each(
         sources: all of them.
         of_source: source of each example, [n].
         held: whether it is kept out of the training, [n].
-        room: whether the sequence length leaves something of it to learn, [n]; None: of all of them.
+        room: whether the sequence length leaves something of it to learn, [n]; None: it does of all.
 
     Raises:
         DataError: there is one.
@@ -117,13 +118,13 @@ def require_each(
 def facts_of(
     sources: Sequence[RunSource], of_source: NDArray[np.int64], held: NDArray[np.bool_], tokens: Sequence[int]
 ) -> list[SourceFacts]:
-    """What each source turned out to hold, one epoch seeing it as often as its weight says.
+    """What each source turned out to hold. One epoch sees a source as often as its weight says.
 
     Args:
         sources: all of them.
         of_source: source of each example, [n].
         held: whether it is held out, [n].
-        tokens: of each source in the training part.
+        tokens: number in the training part of each source.
     """
     seen = [n * s.weight for n, s in zip(tokens, sources, strict=True)]
     return [

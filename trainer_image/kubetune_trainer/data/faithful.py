@@ -21,7 +21,7 @@ FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 AS_IT_IS = "PreTrainedTokenizerFast"
 """The class that takes tokenizer.json as it is, in every version of transformers."""
 SAID_APART = {"add_bos_token", "add_eos_token"}
-"""Settings that hold whatever tokenizer.json puts around a text."""
+"""Settings that apply whatever tokenizer.json puts around a text."""
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 PROBE = (
     "Hello world! It's 10:30, and I'LL pay $1,234.56 (€999) for 3½ l; they've  said 'no'...",
@@ -39,11 +39,11 @@ PROBE = (
 
 
 def difference(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | None:
-    """The first text of the probe that a tokenizer encodes or decodes otherwise than the tokenizer.json of a
-    folder; None: there is none.
+    """The first text of the probe that a tokenizer encodes or decodes differently from a folder's
+    tokenizer.json; None: there is none.
 
-    A text that the file has no tokens for does not count. Nor does what is put around a text, where
-    tokenizer_config.json says that itself.
+    A text that the file has no tokens for is skipped. The tokens around a text are not compared if
+    tokenizer_config.json decides them.
     """
     truth = Tokenizer.from_file(str(folder / FILE))
     truth.no_truncation()
@@ -66,7 +66,7 @@ def difference(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | None:
 
 @contextmanager
 def left_as_it_came(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Around calls, each of which sets how a tokenizer cuts and pads."""
+    """Restore truncation and padding of a tokenizer afterwards, because every call sets them."""
     backend = tokenizer.backend_tokenizer
     cuts, pads = backend.truncation, backend.padding
     yield
@@ -77,11 +77,11 @@ def left_as_it_came(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def as_its_file(folder: Path, other: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder just as its tokenizer.json has it.
+    """The tokenizer of a folder exactly as its tokenizer.json defines it.
 
     Args:
         folder: with the files.
-        other: the same by its class, if that can read it: it may know the names of more special tokens.
+        other: the tokenizer as its class reads it, if it can: it may name more special tokens.
     """
     plain = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     there = Tokenizer.from_file(str(folder / FILE))
@@ -95,8 +95,11 @@ def as_its_file(folder: Path, other: PreTrainedTokenizerBase | None) -> PreTrain
 def read_beside(
     tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
-    """What transformers makes of a tokenizer that is written beside a model's config.json, and the first text
-    that it reads otherwise than it was written."""
+    """Save a tokenizer beside a model's config.json and read it back as transformers does.
+
+    Returns:
+        What was read, and the first text of the probe that it reads differently; see `difference`.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
         write(tokenizer, folder)
@@ -114,7 +117,7 @@ def write(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """The files of a tokenizer, for every version of transformers."""
     tokenizer.save_pretrained(folder)
     settings = _settings(folder)
-    if settings.get("tokenizer_class") == PreTrainedTokenizerFast.__name__:  # as only the newest calls it
+    if settings.get("tokenizer_class") == PreTrainedTokenizerFast.__name__:  # known to new versions only
         settings["tokenizer_class"] = AS_IT_IS
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         (folder / SETTINGS).write_text(text, encoding="utf-8")

@@ -73,7 +73,7 @@ def kind(value: object) -> str:
     for types, name in _KINDS:
         if isinstance(value, types):
             return name
-    return f"of type {type(value).__name__}"  # of a table: a date, bytes
+    return f"of type {type(value).__name__}"  # from Parquet: a date, bytes
 
 
 _KINDS: list[tuple[type | tuple[type, ...], str]] = [

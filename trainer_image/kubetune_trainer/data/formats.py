@@ -1,5 +1,5 @@
-"""The shapes of a record, each a function to one of a few kinds of example. A new format is one more
-function."""
+"""The formats of a record. Each is a function that makes one of a few kinds of example of it; a new format is
+one more function."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ def to_example(
     Args:
         record: the record.
         form: its format.
-        text_field: its field with the text, of format text.
+        text_field: name of the text field in format text.
         fields: renamed fields: the format's name -> the record's own name.
 
     Raises:
@@ -113,12 +113,12 @@ SAID_BESIDE = {
 }
 """Fields of a record that other tools read as part of the conversation, and what to do with them here."""
 CONVERSATIONS = ("alpaca", "dolly", "flan", "messages", "sharegpt")
-"""Formats whose records the chat template writes whole."""
+"""Formats whose records the chat template writes as a whole."""
 SPOKEN = (*CONVERSATIONS, "preference", "prompts", "prompt-completion")
 
 
 def _check_said_beside(data: Mapping[str, object], form: str, names: Mapping[str, str]) -> None:
-    """Refuse what belongs to a conversation and would not be seen; other columns are nobody's words."""
+    """Refuse a field that belongs to a conversation but would be ignored. Other columns are no part of it."""
     if form not in SPOKEN:
         return
     known = {*FIELDS[cast("Format", form)], *names.values()}
@@ -138,13 +138,15 @@ def _fits(data: Mapping[str, object], form: str, fields: Mapping[str, str]) -> b
 
 
 def content_hash(example: Example) -> int:
-    """64 bits of SHA-256 over the content: equal for equal examples, whatever source they are in; of a
-    labelled text, whatever its label; of a prompt, whatever its answer."""
+    """64 bits of SHA-256 over the content: equal for equal examples in any source.
+
+    The label of a labelled text and the answer to a prompt do not count.
+    """
     return int.from_bytes(hashlib.sha256("\0".join(strings_of(example)).encode()).digest()[:8])
 
 
 def strings_of(example: Example) -> list[str]:
-    """All that an example says, whatever its label or answer to compare with."""
+    """All strings of an example, except its label or the answer to compare with."""
     match example:
         case Conversation(messages, tools):
             turns = [p for m in messages for p in (m.role, m.content, *_known(m.more), *_passed(m))]
@@ -183,7 +185,7 @@ def _dolly(fields: Fields) -> Example:
 
 
 def _instruction(fields: Fields, form: str, extra: str, answer: str) -> Conversation:
-    """What to do, perhaps with something to do it on, in a field of its own."""
+    """An instruction, and perhaps input for it in a field of its own."""
     instruction, more = fields.string("instruction", form), fields.string(extra, form, optional=True)
     user = f"{instruction}\n\n{more}" if more else instruction
     return Conversation((Message("user", user), Message("assistant", fields.text(answer, form))))
@@ -219,10 +221,10 @@ def _conversation(turns: list[Message], tools: str) -> Conversation:
             "remove the record"
         )
     while len(turns) > asked and not (turns[-1].role == "assistant" and turns[-1].trained):
-        turns.pop()  # nothing is learned from what no answer follows
+        turns.pop()  # what no answer follows teaches nothing
     if not any(_says(m) for m in turns[asked:]):
         raise NoText
-    # Of a conversation whose beginning was cut off, nobody knows what the first answers answer.
+    # If the beginning of a conversation was cut off, the question to its first answers is unknown.
     opening = [m for m in turns[:asked] if m.role in ("system", "developer")]
     return Conversation((*opening, *turns[asked:]), tools)
 
@@ -270,7 +272,7 @@ def _classification(fields: Fields) -> Example:
     pair = fields.string("text_pair", form) if fields.get("text_pair") is not None else None
     label = fields.get("label")
     if isinstance(label, float) and label.is_integer():
-        label = int(label)  # pandas writes integers so, once one is missing
+        label = int(label)  # pandas writes integers as floats once one is missing
     if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
         problem = "is missing" if label is None else "is empty" if label == "" else f"is {label!r}"
         raise DataError(
@@ -295,7 +297,7 @@ def _prompts(fields: Fields) -> Example:
 
 
 def _right(fields: Fields) -> str | None:
-    """The right answer to a prompt, a number as JSON writes it."""
+    """The right answer to a prompt; a number is written as in JSON."""
     answer = fields.get("answer")
     if answer is None or isinstance(answer, str):
         return answer

@@ -1,4 +1,4 @@
-"""What a record that does not fit its format would fit: which `format`, and which `fields`."""
+"""Which `format` and `fields` a record fits, if it does not fit its own format."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,18 +18,18 @@ ANSWERED = (
     "assistant",
 )
 WITH_STAGE = {"preference": "dpo or reward", "classification": "classification", "prompts": "ppo or grpo"}
-"""Formats that go with stages of their own."""
+"""Formats that go with stages of their own, and those stages."""
 LOOSE = ("prompts", "preference", "text")
-"""Formats that records of other ones fit, too: named only where no other fits."""
+"""Formats that records of other formats fit, too: named only if no other fits."""
 
 
 def hint(data: Mapping[str, Any], form: str, fits: Callable[[str, dict[str, str]], bool]) -> str:
-    """A sentence that names format and fields that a record fits; empty where none is found.
+    """A sentence that names a format and fields that a record fits; empty if none is found.
 
     Args:
         data: the record.
         form: the format that it does not fit.
-        fits: whether it is a whole record of a format, given its own names of fields.
+        fits: whether the record is complete in a format with such renamed fields.
     """
     if not all(isinstance(name, str) for name in data):
         return ""

@@ -1,5 +1,7 @@
-"""Which examples are held out: those whose content hash is small. So the choice is stable when data is added
-or reordered, and identical examples never stand on both sides."""
+"""Which examples are held out: those with a small content hash.
+
+So the choice does not change when data is added or reordered, and identical examples are never on both sides.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +13,15 @@ from kubetune_trainer.warned import warn
 def kept_out(
     hashes: NDArray[np.uint64], own: NDArray[np.uint64] | None, fraction: float
 ) -> NDArray[np.bool_]:
-    """Mask of what is not trained on: where the evaluation has data of its own, nothing but what is in them,
-    too.
+    """Mask of the examples that are not trained on, [n].
+
+    If the evaluation has data of its own, they are the examples that occur there, too. Else they are a
+    fraction.
 
     Args:
         hashes: content hashes of the examples of all sources, [n].
         own: those of the evaluation's own data, if it has any.
-        fraction: share to hold out else.
+        fraction: share to hold out if it has none.
     """
     if own is None:
         return held_out(hashes, fraction)
@@ -31,12 +35,12 @@ def kept_out(
 
 
 def smallest(hashes: NDArray[np.uint64], limit: int) -> NDArray[np.intp]:
-    """Numbers of the at most `limit` examples with the smallest hashes: those that are measured."""
+    """Indices of the examples with the smallest hashes, at most `limit`: those are measured."""
     return np.argsort(hashes, kind="stable")[:limit]
 
 
 def held_out(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
-    """Mask of the held-out examples.
+    """Mask of the held-out examples, [n].
 
     Args:
         hashes: content hashes of the examples of all sources, [n].

@@ -1,4 +1,4 @@
-"""A .json file that is one list, or an object around one, read a part at a time."""
+"""A .json file that is one list, or an object around one, read in parts."""
 
 import json
 import re
@@ -10,18 +10,19 @@ from kubetune_trainer.data.objects import DECODER, RepeatedKey
 from kubetune_trainer.errors import DataError
 
 LIKELY = 8 << 20
-"""Characters that a record has at most, if it is not for certain that an object is one."""
+"""Most characters of an object that is taken for a single record before its end is seen."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def numbered(path: Path, name: str, own: Collection[str] = ()) -> Iterator[tuple[int, object]] | None:
-    """The line that each member of the list begins in, and the member; None where the file is no list. The
-    list may be the only one in an object, as in {"data": [...]}.
+    """The members of the list, each with the line that it begins in; None if the file is no list.
+
+    The list may be the only list of records in an object, as in {"data": [...]}.
 
     Args:
         path: the file, plain or compressed.
         name: for messages.
-        own: names of a record's own fields: an object that has one of them is a record.
+        own: names of a record's own fields. An object with one of them is itself a record.
 
     Raises:
         DataError: it is not JSON, a member is too long, or something follows the list; or an object holds
@@ -110,20 +111,22 @@ def _members(unread: "_Unread") -> Iterator[tuple[int, object]]:
 
 
 class _Unread:
-    """What of a .json file is not read yet. Some of it is held: a list may be longer than the memory, and is
-    often one line."""
+    """What is not read yet of a .json file.
+
+    Only a part of it is held, because a list may be larger than the memory, and is often one line.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self.line = 1
-        """Of what comes next."""
+        """Line of what comes next."""
         self.name = name
         self._pieces = lines.pieces(path, name)
         self._text, self._at = "", 0
         self._dropped = 0
-        """Characters between the beginning of a line and of the held text."""
+        """Characters of the line before the held text."""
 
     def next(self) -> str:
-        """The next character that is no white space, which is skipped; empty at the end."""
+        """Skip white space; the next character, or an empty string at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             assert match
@@ -136,7 +139,7 @@ class _Unread:
                 return ""
 
     def after(self) -> str:
-        """The first character behind the next one that is no white space; empty at the end."""
+        """The second next character, not counting white space; an empty string at the end."""
         while True:
             match = _SPACE.match(self._text, self._at + 1)
             if match and match.end() < len(self._text):
@@ -145,8 +148,7 @@ class _Unread:
                 return ""
 
     def record(self) -> dict[str, object] | None:
-        """The object that comes next, if it is all there is, else {}; None where it is longer than a record
-        is likely to be."""
+        """The next object, if nothing follows it, else {}; None if it is longer than LIKELY."""
         while len(self._text) - self._at <= LIKELY:
             try:
                 found, end = DECODER.raw_decode(self._text, self._at)
@@ -161,7 +163,7 @@ class _Unread:
         return None
 
     def skip(self, count: int) -> None:
-        """Go on that many characters."""
+        """Move on by that many characters."""
         self.line += self._text.count("\n", self._at, self._at + count)
         self._at += count
 
@@ -189,7 +191,7 @@ class _Unread:
         return DataError(f"{self.name}, line {self.line}: {problem}")
 
     def error(self, problem: str, ahead: int = 0) -> DataError:
-        """What is wrong that many characters ahead."""
+        """An error about the text that many characters ahead."""
         at = self._at + ahead
         line = self.line + self._text.count("\n", self._at, at)
         begin = self._text.rfind("\n", 0, at)
@@ -197,8 +199,9 @@ class _Unread:
         return DataError(f"{self.name}, line {line}: not JSON ({problem} at column {column}): mend the file")
 
     def _more(self) -> bool:
-        """Hold at least twice as much of what is unread, so that a long record is not decoded over and over;
-        whether there was more.
+        """Read on, until the unread text that is held is at least twice as long; whether there was more.
+
+        Doubling avoids that a long record is decoded over and over.
 
         Raises:
             DataError: what is unread is longer than a record may be.

@@ -12,8 +12,8 @@ from typing import Any
 from kubetune_trainer.errors import DataError
 
 LONGEST = 64 << 20
-"""Bytes of a line at most, and of a table's cell: a file of a few KB, compressed or with a hole, can hold a
-line that no memory holds."""
+"""Most bytes of a line or of a table's cell. A file of a few KB, compressed or sparse, can hold a line that
+is larger than the memory."""
 PIECE = 1 << 20
 """Bytes read at a time of a file that is not read by lines."""
 
@@ -44,7 +44,7 @@ def numbered(path: Path, name: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _opened(path: Path, name: str, line: Callable[[], int]) -> Iterator[io.BufferedIOBase]:
-    """A file's bytes, unpacked. `line` is the one that is read."""
+    """A file's bytes, unpacked. `line` gives the line being read, for errors."""
     unpack = _UNPACK.get(path.suffix)
     try:
         with unpack(path) if unpack else path.open("rb") as file:
@@ -58,7 +58,7 @@ def _opened(path: Path, name: str, line: Callable[[], int]) -> Iterator[io.Buffe
 
 
 def pieces(path: Path, name: str) -> Iterator[str]:
-    """The text of a file, plain or compressed, in pieces, wherever they end, without a byte order mark.
+    """The text of a file, plain or compressed, without a byte order mark, in pieces that may end anywhere.
 
     Raises:
         DataError: it is not UTF-8; the archive is damaged or incomplete. Names file and line.
@@ -98,8 +98,8 @@ def _gzip(path: Path) -> io.BufferedIOBase:
 
 
 def _zstandard(path: Path) -> io.BufferedIOBase:
-    """By Arrow, which tells a truncated file from one that ends, and is there for Parquet in any case."""
-    import pyarrow  # takes a second
+    """Uses Arrow, which notices a truncated file and is installed for Parquet anyway."""
+    import pyarrow  # imported here because it takes a second
 
     source: Any = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
     return io.BufferedReader(source)

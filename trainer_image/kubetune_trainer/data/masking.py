@@ -13,11 +13,11 @@ from kubetune_trainer.data.store import IGNORED
 from kubetune_trainer.data.streams import MixtureStream
 
 MASKED, REPLACED = 0.8, 0.1
-"""Of the chosen tokens; the rest stay."""
+"""Shares of the chosen tokens that become [MASK], or a random token; the rest stay."""
 
 
 class Masker:
-    """Makes rows of pieces of documents: [CLS] piece [SEP], some of it hidden."""
+    """Makes rows of pieces of documents: [CLS] piece [SEP], with some of its tokens hidden."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float, seed: int) -> None:
         """Args:
@@ -31,15 +31,15 @@ class Masker:
         self._ordinary = np.setdiff1d(np.arange(len(tokenizer)), self._special)
 
     def row(self, piece: NDArray[np.int64], inner: NDArray[np.int64] | None, *key: int) -> Row:
-        """A row whose labels are the hidden tokens.
+        """A row whose labels are the chosen tokens.
 
-        As in BERT the number of chosen tokens is fixed, max(1, probability x tokens), not drawn; words are
-        taken in random order as long as they fit.
+        As in BERT, how many tokens are chosen is not random: max(1, probability x tokens). Words are taken in
+        random order as long as they fit.
 
         Args:
             piece: tokens, [n].
-            inner: 1 where a token belongs to the word of the one before, [n]; None: every token is a word.
-            key: numbers that with the seed decide the choice, and nothing else does.
+            inner: 1 where a token continues the word of the token before it, [n]; None: each is a word.
+            key: numbers that decide the choice together with the seed; nothing else does.
         """
         random = np.random.default_rng([self._seed, *key])
         tokens = np.concatenate([[self._first], piece, [self._last]]).astype(np.int64)
@@ -65,7 +65,7 @@ class Masker:
 
 
 class MaskedStream:
-    """Rows of a mixture, what is hidden in each decided by its number: a resumed run hides the same."""
+    """Rows of a mixture. A row's number decides what is hidden in it, so a resumed run hides the same."""
 
     def __init__(self, tokens: MixtureStream, inner: MixtureStream | None, masker: Masker) -> None:
         """Args:
@@ -87,7 +87,7 @@ class MaskedStream:
 
     @property
     def mean_row(self) -> float:
-        """Tokens in a row."""
+        """Mean number of tokens in a row."""
         return self._tokens.mean_row + 2
 
     def state(self) -> dict[str, Any]:
@@ -104,6 +104,6 @@ class MaskedStream:
 def collate_masked(
     rows: Sequence[Row], device: torch.device | str = "cpu", *, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, mask of what is no padding, labels, each [rows, longest row]."""
+    """Tokens, mask (0: padding) and labels, each [rows, longest row]."""
     batch = collate(rows, device, pad=pad)
     return batch.tokens, padding_mask(rows, batch.tokens), batch.labels

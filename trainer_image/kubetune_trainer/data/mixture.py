@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Mixture:
-    """Tijdeman's chairman assignment (1980): after any number of turns each source has had its share of them,
-    give or take less than one turn. No randomness; the counts are the whole state."""
+    """Tijdeman's chairman assignment (1980): after any number of turns, each source has had its share of them
+    to within less than one turn. There is no randomness; the counts are the whole state."""
 
     weights: Sequence[float]
     """Relative to each other, at least one positive."""

@@ -1,4 +1,4 @@
-"""JSON in which no object has a key twice: of two values Python's json takes the last and says nothing."""
+"""JSON without repeated keys in an object, of which Python's json silently takes the last."""
 
 import json
 from collections import Counter
@@ -17,4 +17,4 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
-"""Made once: json.loads would make one for each record."""
+"""Made once, because json.loads would make one for each record."""

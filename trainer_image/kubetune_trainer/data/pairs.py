@@ -31,11 +31,11 @@ class PreferencePair:
 
     @property
     def targets(self) -> int:
-        """1: each pair is one term of the loss."""
+        """1, as each pair is one term of the loss; 0 without labels."""
         return int(self.chosen.targets > 0)
 
     def idle(self) -> "PreferencePair":
-        """Without labels: no term of the loss."""
+        """The same pair without labels, which adds nothing to the loss."""
         return PreferencePair(self.chosen.idle(), self.rejected.idle())
 
 
@@ -45,11 +45,11 @@ class PairBatch(NamedTuple):
     tokens: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
-    """The answers' tokens; IGNORED elsewhere."""
+    """Tokens of the answers; IGNORED elsewhere."""
     mask: torch.Tensor
-    """1 where there is no padding."""
+    """1: no padding."""
     reference: torch.Tensor
-    """[pairs]"""
+    """See `PreferencePair.reference`, [pairs]."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Pairs(Sequence[PreferencePair]):
     chosen: TokenStore
     rejected: TokenStore
     whole: bool = False
-    """Whether the last token of a side is looked at, too; else it is only a label."""
+    """Whether the last token of a side is an input, too; else it is only a label."""
     reference: NDArray[np.float32] = field(init=False)
     """See `PreferencePair.reference`, [pairs]; zero until it is measured."""
 
@@ -86,7 +86,7 @@ class Pairs(Sequence[PreferencePair]):
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Of both sides, [pairs]."""
+        """Tokens of both sides together, [pairs]."""
         return self.chosen.lengths + self.rejected.lengths
 
 
@@ -114,14 +114,14 @@ def encode_pairs(
     tokenizer: PreTrainedTokenizerBase,
     length: int,
 ) -> Iterator[EncodedPair]:
-    """Tokenise pairs. What follows the prompt counts, as in TRL: the whole of a string, and all that the chat
-    template writes for the messages.
+    """Tokenise pairs. As in TRL, all that follows the prompt counts: the whole of a string, and all that the
+    chat template writes for messages.
 
     Args:
         examples: the pairs.
         places: the record that each comes from.
         tokenizer: of the model.
-        length: tokens of a side; what is beyond is cut off.
+        length: most tokens of a side; the rest is cut off.
 
     Raises:
         DataError: the chat template refuses a conversation.

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, some at a time."""
+"""Rows of a Parquet file, a few at a time."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,38 +8,38 @@ from kubetune_trainer.data.lines import LONGEST
 from kubetune_trainer.errors import DataError
 
 ROWS = 256
-"""Rows held as Python objects at a time, at most."""
+"""Most rows held as Python objects at a time."""
 FEW = 32
-"""As many at a time are about as fast."""
+"""So few rows at a time are read about as fast as more."""
 MEMORY = 128 << 20
-"""Bytes that they may take before they are Python objects; a single row may take more."""
+"""Bytes that they may take in Arrow's form; a single row may take more."""
 BUFFER = 1 << 20
-"""Bytes read of a column at a time; a row group may be larger than the memory."""
+"""Bytes of a column that are read at a time; a row group may be larger than the memory."""
 PACKED = 100
-"""No text is this many times as large as it is compressed: such a column can hold anything anywhere."""
+"""No text compresses this well: a column that does may hold very large values."""
 
 
 def numbered(
     path: Path, name: str, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows as JSON would have them, counted from 1; what is absent is None.
+    """The rows as JSON would have them, counted from 1; an absent value is None.
 
     Args:
         path: of the file.
         name: for messages.
-        columns: those that are needed; None for all but dates and times.
+        columns: those that are needed; None: all but dates and times.
 
     Raises:
         DataError: the file is damaged or incomplete, or holds what Arrow cannot read, such as text that is
             not UTF-8; or a cell is too long. Names file and row.
         OSError: the file cannot be read.
     """
-    import pyarrow  # takes a second
+    import pyarrow  # imported here because it takes a second
     from pyarrow.parquet import ParquetFile
 
     number = 0
     try:
-        # Without pre-buffering a row group is read page by page.
+        # Without pre-buffering, a row group is read page by page.
         with ParquetFile(str(path), pre_buffer=False, buffer_size=BUFFER) as file:
             _check_names(file.schema_arrow.names, name)
             if columns is None:
@@ -78,7 +78,8 @@ def _check_names(names: Sequence[str], file: str) -> None:
 
 
 def _timeless(schema: Any) -> list[str] | None:
-    """No format has a use for dates and times, and Python knows neither every zone nor every year."""
+    """The columns but dates and times, or None if that is all. No format needs these, and Python cannot hold
+    every zone and year."""
     from pyarrow import types
 
     timeless = [field.name for field in schema if not types.is_temporal(field.type)]
@@ -99,16 +100,16 @@ def _at_once(file: Any, repeated: Any, number: int, columns: Sequence[str] | Non
 
     Args:
         file: as it is read.
-        repeated: the same file, read without repeating what a dictionary of it holds once.
+        repeated: the same file, opened so that dictionaries of values stay as they are.
         number: of the row group.
-        columns: that are needed; None for all.
+        columns: those that are needed; None: all.
     """
     group = file.metadata.row_group(number)
     chunks = [group.column(i) for i in range(group.num_columns)]
     if columns is not None:
         chunks = [c for c in chunks if any(f"{c.path_in_schema}.".startswith(f"{name}.") for name in columns)]
     whole = sum(c.total_uncompressed_size for c in chunks)
-    row = whole  # at most, unless values are repeated within it
+    row = whole  # at most, unless values are repeated in it
     if whole * FEW > MEMORY and whole <= PACKED * sum(c.total_compressed_size for c in chunks):
         rows = max(group.num_rows, 1)
         times = max(c.num_values / rows for c in chunks)
@@ -118,7 +119,7 @@ def _at_once(file: Any, repeated: Any, number: int, columns: Sequence[str] | Non
 
 
 def _longest(array: Any) -> int:
-    """Bytes of the longest text in the dictionaries of an array, those of its parts added up."""
+    """Bytes of the longest text in an array's dictionaries; of a struct, the sum over its fields."""
     from pyarrow import compute, types
 
     kind = array.type
@@ -135,7 +136,7 @@ def _longest(array: Any) -> int:
 
 
 def _check_cells(batch: Any, name: str, number: int) -> None:
-    """Refuse what is too long, before it becomes Python objects."""
+    """Refuse cells that are too long, before they become Python objects."""
     from pyarrow import types
 
     if batch.nbytes <= LONGEST:
@@ -153,7 +154,7 @@ def _check_cells(batch: Any, name: str, number: int) -> None:
 
 
 def _objects(batch: Any) -> Iterator[dict[str, Any]]:
-    """One by one where not all can be had, so that it is known which."""
+    """The rows; one by one if they cannot be converted together, so that an error can name its row."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):

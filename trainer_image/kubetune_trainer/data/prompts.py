@@ -11,7 +11,7 @@ from kubetune_trainer.data.read import Record
 
 @dataclass(frozen=True, slots=True)
 class AskedPrompt:
-    """A prompt and the tokens that the model goes on from."""
+    """A prompt and the tokens that the model continues."""
 
     prompt: Prompt
     tokens: tuple[int, ...]
@@ -23,22 +23,22 @@ class AskedPrompt:
 
     @property
     def targets(self) -> int:
-        """Nothing is learned from a prompt itself."""
+        """0: nothing is learned from a prompt itself."""
         return 0
 
     def idle(self) -> "AskedPrompt":
-        """The same."""
+        """The same: it has nothing to learn from."""
         return self
 
 
 def ask(prompt: Prompt, place: Record, tokenizer: PreTrainedTokenizerBase, length: int) -> AskedPrompt:
-    """Tokenise a prompt, as generation in serving does.
+    """Tokenise a prompt as serving does.
 
     Args:
         prompt: the prompt.
         place: the record that it comes from.
         tokenizer: of the model.
-        length: tokens at most; of a longer prompt the end is kept.
+        length: most tokens; of a longer prompt, the end is kept.
 
     Raises:
         DataError: the chat template refuses the messages, or does not show all of them.
@@ -55,7 +55,7 @@ def ask(prompt: Prompt, place: Record, tokenizer: PreTrainedTokenizerBase, lengt
 
 
 def answered(prompt: Prompt, answer: str) -> Completion | Conversation:
-    """Prompt and answer as an example, for whoever judges both."""
+    """Prompt and answer as one example, for a judge of both."""
     if isinstance(prompt.asked, str):
         return Completion(prompt.asked, answer)
     return Conversation((*prompt.asked, Message("assistant", answer)))

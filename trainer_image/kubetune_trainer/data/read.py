@@ -16,13 +16,13 @@ from kubetune_trainer.data.objects import DECODER
 from kubetune_trainer.errors import DataError, OutOfMemory
 
 TEXT_PIECE = 32_768
-"""Characters after which a .txt file is divided at the next empty line: bounds memory, and leaves something
-to hold out of a corpus that is one file."""
+"""Characters after which a .txt file is divided at the next empty line. This bounds memory, and a corpus in
+one file becomes several documents, of which some can be held out."""
 SEPARATOR = "<|endoftext|>"
 """A line that divides a .txt file into documents, as in TinyStories."""
 BLANK = lines.LONGEST
-"""Characters of blank lines in a row at most: nobody looks at a signal to stop until there is a record, and a
-compressed file of a few KB can hold blank lines for hours."""
+"""Most characters of consecutive blank lines. Signals to stop are only looked at between records, and a
+compressed file of a few KB can hold hours of blank lines."""
 _JSON_FILE = (
     'a .json file must be a list of records, [{...}, ...], or one in an object, {"data": [...]}, or hold one '
     "record per line"
@@ -37,9 +37,9 @@ class Record:
     file: str
     """Path below the source's mount."""
     line: int
-    """Counted from 1."""
+    """Line or row that it begins in, counted from 1."""
     unit: str = "line"
-    """What is counted: lines, or rows of a table."""
+    """What `line` counts: lines, or rows of a table."""
 
     @property
     def where(self) -> str:
@@ -47,25 +47,25 @@ class Record:
         return f"{self.file}, {self.unit} {self.line}"
 
     def error(self, problem: str) -> DataError:
-        """What is wrong with this record."""
+        """An error about this record."""
         return DataError(f"{self.where}: {problem}")
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Inside, a DataError about what the record holds gets its place."""
+        """Put this record's place before the message of a DataError raised inside."""
         try:
             yield
         except DataError as error:
             raise self.error(str(error)) from error
 
     def place(self) -> "Record":
-        """The same without the data, to be kept."""
+        """The same without its data, to be kept."""
         return Record({}, self.file, self.line, self.unit)
 
 
 def files_of(source: RunSource) -> list[Path]:
-    """Files of a source, sorted by path, each once though several links lead to it. Hidden files and folders
-    are left out (a ConfigMap mount has such).
+    """Files of a source, sorted by path. A file that several links lead to is there once. Hidden files and
+    folders are left out, such as those of a ConfigMap mount.
 
     Raises:
         DataError: nothing is there, or something lies outside the source's mount.
@@ -75,7 +75,7 @@ def files_of(source: RunSource) -> list[Path]:
     pattern = glob.escape(source.path).replace("[*]", "*")
     try:
         found = [Path(p) for p in glob.glob(pattern, recursive=True)]
-    except RecursionError as error:  # ** goes down by recursion
+    except RecursionError as error:  # for **, glob calls itself
         raise DataError(
             f"source {source.name}: folders in {source.uri} are nested too deep for a pattern: name the "
             "folder without one"
@@ -106,12 +106,11 @@ def files_of(source: RunSource) -> list[Path]:
 
 
 def read_records(source: RunSource) -> Iterator[Record]:
-    """Every record of a source, in the order of files and lines. A .txt file yields records with the text
-    field.
+    """Every record of a source, in the order of files and lines. A .txt file gives records of the text field.
 
     Raises:
-        DataError: missing, unreadable or malformed; names file and line, of a table the row.
-        OutOfMemory: what is to be held of a file at a time is too much; names the file.
+        DataError: data is missing, unreadable or malformed. Names file and line, or row of a table.
+        OutOfMemory: the part of a file that must be held at a time is too large. Names the file.
     """
     root = Path(source.root).resolve()
     for path in files_of(source):
@@ -130,8 +129,8 @@ def read_records(source: RunSource) -> Iterator[Record]:
 
 
 def _below(folder: Path, root: Path, source: RunSource, seen: set[Path]) -> Iterator[Path]:
-    """What lies below a folder, also by way of links, which may go round in circles. Without recursion, for
-    which folders can be nested too deep."""
+    """What lies below a folder, also by way of links, which may form a circle. Folders can be nested too deep
+    for recursion."""
     folders = [(folder, _inside(folder, root, source))]
     while folders:
         folder, real = folders.pop()
@@ -146,7 +145,7 @@ def _below(folder: Path, root: Path, source: RunSource, seen: set[Path]) -> Iter
             ) from error
         for path, is_folder in inside:
             if is_folder:
-                # To resolve every path from its root takes minutes where folders are nested deep.
+                # Resolving every path from its root would take minutes for deeply nested folders.
                 link = path.is_symlink()
                 folders.append((path, _inside(path, root, source) if link else real / path.name))
         yield from (path for path, is_folder in inside if not is_folder)
@@ -158,7 +157,11 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _inside(path: Path, root: Path, source: RunSource) -> Path:
-    """The real path, which must lie in the volume."""
+    """The real path.
+
+    Raises:
+        DataError: it lies outside the volume.
+    """
     try:
         real = path.resolve()
     except (OSError, RuntimeError) as error:  # up to Python 3.12 links in a circle are a RuntimeError
@@ -183,7 +186,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
                 data = DECODER.decode(line)
             except json.JSONDecodeError as error:
                 what, todo = "not JSON", "mend or remove the line"
-                if kind_of(path.name) == ".json":  # it may be one, only not in the form that is read
+                if kind_of(path.name) == ".json":  # it may be valid JSON, but in no form that is read
                     what, todo = "no record by itself", _JSON_FILE
                 raise DataError(
                     f"{name}, line {number}: {what} ({error.msg} at column {error.colno}): {todo}"
@@ -203,7 +206,7 @@ def _json_lines(path: Path, name: str, source: RunSource) -> Iterator[Record]:
 
 
 def _json(path: Path, name: str, source: RunSource) -> Iterator[Record]:
-    """A list of records, also within an object, or JSON Lines under the wrong ending."""
+    """A list of records, alone or in an object, or else JSON Lines with the extension .json."""
     own = {(source.fields or {}).get(field, field) for field in FIELDS[source.format]}
     listed = json_list.numbered(path, name, own | {source.text_field})
     if listed is None:
@@ -230,7 +233,7 @@ def _text(path: Path, name: str, source: RunSource) -> Iterator[Record]:
 def _plain(piece: list[str], name: str, start: int) -> str:
     text = "".join(piece)
     at = text.find("\0")
-    if at >= 0:  # UTF-16 of English is UTF-8, too, with a NUL beside every letter
+    if at >= 0:  # English text in UTF-16 is also valid UTF-8, with a NUL beside every letter
         line = start + text.count("\n", 0, at)
         raise DataError(
             f"{name}, line {line}: holds NUL characters: it is not plain UTF-8 text: save it as UTF-8"

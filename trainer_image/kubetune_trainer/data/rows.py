@@ -15,12 +15,12 @@ class RowLike(Protocol):
     """What the training loop needs to know of a row, whatever an objective puts into it."""
 
     def __len__(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         ...
 
     @property
     def targets(self) -> int:
-        """Terms of the loss in it; the loss of a step is divided by those of all rows."""
+        """Number of terms of the loss; the loss of a step is divided by the number in all its rows."""
         ...
 
     def idle(self) -> Self:
@@ -30,8 +30,10 @@ class RowLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One or more pieces of documents in one sequence. Positions count from 0 in each piece: that isolates
-    them."""
+    """One or more pieces of documents in one sequence.
+
+    Positions count from 0 in each piece, which keeps attention within it. All arrays are [tokens].
+    """
 
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -47,7 +49,7 @@ class Row:
         return int(np.count_nonzero(self.labels != IGNORED))
 
     def idle(self) -> "Row":
-        """Without labels."""
+        """The same row without labels."""
         return Row(self.tokens, np.full_like(self.labels, IGNORED), self.positions)
 
 
@@ -68,7 +70,7 @@ def row_of(pieces: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Row
 
 
 def padding_mask(rows: Sequence[Row], tokens: torch.Tensor) -> torch.Tensor:
-    """1 where there is no padding in the tokens of some rows, else 0; [rows, longest row]."""
+    """Which of the tokens of some rows are no padding: 1 or 0, [rows, longest row]."""
     lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
     return (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).long()
 
@@ -76,9 +78,8 @@ def padding_mask(rows: Sequence[Row], tokens: torch.Tensor) -> torch.Tensor:
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, pad: int) -> Batch:
     """Pad rows on the right.
 
-    The padding carries on the positions of the last piece, so no mask is needed: attention is causal, and
-    nothing comes after the padding. Rows of one piece each thus stay plainly causal, which is the fastest
-    path.
+    The padding continues the positions of the last piece, so it needs no mask: attention is causal, and
+    nothing follows the padding. So rows of one piece each stay purely causal, which is the fastest path.
     """
     width = max(map(len, rows))
     tokens = np.full((len(rows), width), pad, dtype=np.int64)

@@ -13,7 +13,7 @@ QUOTES = 'a field that holds quotes must stand in quotes, those inside it double
 
 
 def numbered(path: Path, name: str, kind: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line that each row begins in, counted from 1, and the row by the names of the first one.
+    """The rows, each with the line that it begins in, counted from 1. The first row holds the names.
 
     Args:
         path: of the file, plain or compressed.
@@ -21,7 +21,7 @@ def numbered(path: Path, name: str, kind: str) -> Iterator[tuple[int, dict[str, 
         kind: .csv or .tsv.
 
     Raises:
-        DataError: the names are not all different; a row has more or fewer fields; the quotes do not fit; or
+        DataError: two names are the same; a row has more or fewer fields than names; quotes are wrong; or
             see `lines.numbered`. Names file and line.
         OSError: the file cannot be read.
     """

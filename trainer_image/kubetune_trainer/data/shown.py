@@ -1,4 +1,4 @@
-"""Whether a chat template shows all that it is given: what it leaves out, no model learns from or sees.
+"""Whether a chat template writes all that it is given: no model sees or learns what it leaves out.
 
 Each part of a conversation gets a mark of its own, and the marks are looked for in what the template writes.
 """
@@ -13,17 +13,17 @@ from kubetune_trainer.errors import DataError
 
 Turn = dict[str, Any]
 Write = Callable[[list[Turn], list[Any] | None], str]
-"""Turns and tools to the template's text."""
+"""From turns and tools to the template's text."""
 THOUGHTS = ("reasoning_content", "thinking")
 LONGEST = 40
-"""Characters of a part that a message quotes."""
+"""Most characters of a part that a message quotes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     what: str
     turn: int
-    """Number of its turn; -1: a tool's."""
+    """Number of its turn; -1: it is part of a tool."""
     text: str
     """As it stands in the record."""
 
@@ -33,21 +33,21 @@ class _Marks:
     parts: dict[str, _Part] = field(default_factory=dict)
 
     def on(self, text: str, what: str, turn: int) -> str:
-        """A text with a mark at its end, which no template escapes, translates or splits."""
+        """A text with a mark at its end. No template escapes, translates or splits the mark."""
         mark = f"zq{len(self.parts)}xqz"
         self.parts[mark] = _Part(what.replace("{}", _quoted(text)), turn, text)
         return text + mark
 
 
 def check(turns: list[Turn], tools: list[Any] | None, write: Write) -> None:
-    """See to it that a template shows every part of a conversation.
+    """Check that a template writes every part of a conversation.
 
-    What it shows of a turn only while no other follows, as what was thought, is left out by its own rules.
-    The id of a call, and of a tool's answer name and id, need not be shown: the call itself has to be.
+    A template may by its own rules write a part, such as thoughts, only while no other turn follows. The id
+    of a call need not be written, nor the name and id of a tool's answer, as the call itself is checked.
 
     Args:
         turns: the conversation, as the template gets it.
-        tools: that the assistant may call, likewise.
+        tools: those that the assistant may call, as the template gets them.
         write: the template.
 
     Raises:
@@ -62,7 +62,7 @@ def check(turns: list[Turn], tools: list[Any] | None, write: Write) -> None:
         if count not in written:
             try:
                 written[count] = write(marked[:count], marked_tools).lower()
-            except DataError:  # a template may want a text to be of some form, which marks disturb
+            except DataError:  # a template may want a text in some form, which marks break
                 written[count] = ""
         if written[count]:
             return mark in written[count]
@@ -94,7 +94,7 @@ def _marked(turn: Turn, number: int, marks: _Marks) -> Turn:
 
 
 def _with_thought(content: str, what: str, number: int, marks: _Marks) -> str:
-    """What is thought in the content is a part of its own."""
+    """Thoughts inside the content are a part of their own."""
     for begin, end in PAIRS:
         thought, ended, said = content.rpartition(end)
         if ended and thought.rpartition(begin)[2].strip():

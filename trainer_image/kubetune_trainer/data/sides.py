@@ -9,16 +9,16 @@ Sides = tuple[list[Message], list[Message]]
 
 
 def of_lists(fields: Fields, prompt: list[object] | str | None) -> Sides:
-    """Of lists of messages.
+    """The two sides of a preference that are lists of messages.
 
     Raises:
-        DataError: they are no two answers to the same prompt.
+        DataError: they are not two answers to the same prompt.
     """
     return _compared(fields, _whole(fields, "chosen", prompt), _whole(fields, "rejected", prompt))
 
 
 def of_turns(fields: Fields) -> Sides:
-    """Of two turns that go on with a ShareGPT conversation; see `of_lists`."""
+    """The two sides of a preference that are single turns after a ShareGPT conversation; see `of_lists`."""
     asked = shared_turns(fields, "preference")
     chosen, rejected = (
         turn_of(fields.get(name), repr(fields.called(name))) for name in ("chosen", "rejected")
@@ -27,8 +27,8 @@ def of_turns(fields: Fields) -> Sides:
 
 
 def _whole(fields: Fields, name: str, prompt: list[object] | str | None) -> list[Message]:
-    """A side with its prompt, which it may hold itself: always if there is none, perhaps if it is a string
-    (UltraFeedback)."""
+    """A side together with its prompt. If there is no prompt, the side holds it itself; if the prompt is a
+    string, it may (UltraFeedback)."""
     own = fields.called(name)
     said = messages_of(fields.get(name), f"message of {own!r}")
     if prompt is None:

@@ -1,7 +1,7 @@
 """Special tokens that are written out in a text.
 
-They are those tokens, in every stage, as an engine reads a prompt: a text that a chat template wrote
-beforehand is read as the model knows it. Somebody may not expect that, so it is said.
+In every stage they are read as those tokens, as an engine reads them in a prompt: so a text that a chat
+template wrote beforehand is read as the model knows it. A warning says so, as users may not expect it.
 """
 
 import re
@@ -39,6 +39,6 @@ def noticed(found: Iterable[Read], tokenizer: PreTrainedTokenizerBase, source: R
 
 
 def begun_twice(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text that the tokenizer begins with its token names that itself: once is right."""
+    """Whether tokens begin with the begin token twice: the tokenizer adds it, and the text has it already."""
     begin = tokenizer.bos_token_id
     return begin is not None and list(tokens[:2]) == [begin, begin]

@@ -1,4 +1,4 @@
-"""What of some sources is trained on, and what is measured."""
+"""Divides the examples of sources into those to train on and those to measure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ class Loaded(Generic[T]):
     hashes: NDArray[np.uint64]
     """Content hash of each, [items]."""
     skipped: int = 0
-    """Records without text, which gave no item."""
+    """Records without text, of which no item was made."""
 
 
 @dataclass(frozen=True)
 class Split(Generic[T]):
-    """The items of all sources, parted."""
+    """The items of all sources, divided."""
 
     training: list[T]
     source: NDArray[np.int64]
-    """Of each item that is trained on, [training]."""
+    """Source of each item that is trained on, [training]."""
     measured: list[T]
     of_source: NDArray[np.int64]
     """Source of every item, held out or not, [items]."""
     held: NDArray[np.bool_]
     """Whether it is kept out of the training, [items]."""
     dropped: int
-    """What is neither: records without text, and items for which there is no room."""
+    """Records without text, and items to train on for which there is no room."""
     fingerprint: str
     """Changes when the data changes."""
 
@@ -52,16 +52,16 @@ def split(
     load: Callable[[RunSource], Loaded[T]],
     fits: Callable[[T], bool] = lambda item: True,
 ) -> Split[T]:
-    """Load some sources and hold some items out: those that the evaluation's own data has, if it has any.
+    """Load sources and hold items out: those in the evaluation's own data if it has any, else a fraction.
 
     Args:
         spec: the run.
         sources: those to train on.
-        load: reads one.
+        load: reads a source.
         fits: whether the sequence length leaves something of an item to learn; others are left out.
 
     Raises:
-        DataError: of a source nothing is left to train on, or nothing of the evaluation's own data to
+        DataError: nothing of a source is left to train on, or nothing of the evaluation's own data to
             measure; or see `load`.
     """
     loaded = [load(source) for source in sources]

@@ -55,11 +55,12 @@ def token_type(vocabulary: int) -> type[np.unsignedinteger]:
 
 
 def narrow(tokens: ArrayLike, vocabulary: int) -> Tokens:
-    """Tokens in the smallest type that holds a vocabulary, or in the one of 4 bytes where some lie outside it
-    (the numbers of a vocabulary may have gaps).
+    """Tokens in the smallest type that holds the vocabulary and all of them.
+
+    Some may lie outside the vocabulary's size, because its ids can have gaps.
 
     Raises:
-        InvalidSpec: one is no token at all.
+        InvalidSpec: one is not a token id.
     """
     found = np.asarray(tokens)
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 0)

@@ -30,7 +30,7 @@ class Stream(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """The position, for JSON."""
+        """The position, as values of JSON and tensors."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ class Pieces:
 
 
 class PieceStream:
-    """Pieces of several sources, a document never sharing a row, tokens in the proportions of the weights."""
+    """Pieces of several sources, a row each. Their tokens are in proportion to the weights."""
 
     def __init__(
         self, stores: Sequence[TokenStore], weights: Sequence[float], length: int, seed: int
@@ -196,10 +196,10 @@ class PieceStream:
 
 
 class Epochs:
-    """What each epoch of several sources holds, and in which rows.
+    """Which examples of several sources each epoch holds, and in which rows.
 
-    A source of weight w gives the share w / max(w) of its examples to each epoch, and takes turns through all
-    of them.
+    A source of weight w gives the share w / max(w) of its examples to each epoch. From epoch to epoch all its
+    examples take turns.
     """
 
     def __init__(

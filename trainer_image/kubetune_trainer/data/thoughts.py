@@ -1,4 +1,4 @@
-"""What a model thought before it answered: which words of it are the answer."""
+"""Tells the answer of a model from the thoughts before it."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ PAIRS = (
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ("◁think▷", "◁/think▷"),
 )
-"""What begins and what ends a thought, as models write it (vLLM's reasoning parsers know the same)."""
+"""What begins and what ends a thought, as models write it. vLLM's reasoning parsers know the same marks."""
 
 
 TAIL = 32
-"""Tokens of a prompt in which the beginning of a thought may be."""
+"""Tokens at the end of a prompt in which the beginning of a thought is looked for."""
 
 
 def answer_in(text: str) -> str:
@@ -34,7 +34,7 @@ class Thoughts:
     """The marks of thoughts that a base knows, from its chat template and its tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """A pair counts if the template writes its end or the vocabulary has a token for it."""
+        """A pair counts if the template writes its end or the vocabulary has tokens for both."""
         template = tokenizer.chat_template
         written = template if isinstance(template, str) else " ".join((template or {}).values())
         known = tokenizer.get_added_vocab()
@@ -43,8 +43,10 @@ class Thoughts:
 
     @property
     def end(self) -> int | str | None:
-        """What ends a thought: the number of the token that does, else the text; None: the base knows none.
-        By its number it is found though it be a special token, which is not written."""
+        """What ends a thought: the id of its token if it has one, else its text; None: the base knows none.
+
+        The id also finds a special token, which decoded text does not show.
+        """
         if not self._pairs:
             return None
         text = self._pairs[0][1]
@@ -52,8 +54,8 @@ class Thoughts:
         return token
 
     def answer(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
-        """What of an answer is meant for whoever asked, without special tokens; None where the thought before
-        it does not end.
+        """The part of an answer that is meant for its reader, without special tokens; None if the thought
+        before it does not end.
 
         Args:
             prompt: tokens that were answered; they may begin the thought.
@@ -71,7 +73,7 @@ class Thoughts:
         return (left + self._decoded(said, special=False)).strip()
 
     def _first(self, said: Sequence[int], end: str, times: int) -> int:
-        """How many tokens it takes until a text has occurred that often."""
+        """Number of tokens after which the text `end` has occurred `times` times."""
         return bisect_left(range(len(said)), times, key=lambda n: self._decoded(said[:n]).count(end))
 
     def _decoded(self, tokens: Sequence[int], *, special: bool = True) -> str:

@@ -18,9 +18,9 @@ from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.warned import warn
 
 PROBE = "A text: the 1st, \u00e9 \u6f22 \U0001f642\n"
-"""Encoded at once, since a tokenizer may be loaded and fail at any text."""
+"""Encoded when a tokenizer is loaded, because it may load and still fail at every text."""
 MOST_TOKENS = 100
-"""Of a character; its bytes are 4 at most. More would fill the memory once the data are read."""
+"""Most tokens for a character, which has at most 4 bytes. More would fill the memory with the data."""
 THINKING = "enable_thinking"
 """The variable of chat templates that asks for a thought before the answer, or for none."""
 TEMPLATE = "chat_template.jinja"
@@ -30,18 +30,20 @@ FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 def load(
     folder: Path, *, speaks: bool = True, thinking: bool | None = None, what: str = "base model"
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model, with a padding token and a chat template in any case; `template_added`
-    tells whether that is ours.
+    """The tokenizer of a base model.
+
+    A missing padding token is set. If the model speaks, a missing chat template is added, and
+    `template_added` says so.
 
     Args:
         folder: of the model.
-        speaks: whether answers are to be generated, which takes an end token.
+        speaks: whether answers are to be generated, which needs an end token.
         thinking: what the chat template gets as enable_thinking; None: nothing.
-        what: the model is, for messages.
+        what: name of the model in messages.
 
     Raises:
-        InvalidSpec: there is no tokenizer, it fails at a text, or it cannot tell where a token came from in
-            the text; or the template does not know enable_thinking.
+        InvalidSpec: there is no tokenizer, it fails at a text, is not a fast one, or lacks a token that is
+            needed; or the template does not know enable_thinking.
     """
     tokenizer = _read(folder, what)
     if not tokenizer.is_fast:
@@ -83,7 +85,7 @@ def _read(folder: Path, what: str) -> PreTrainedTokenizerBase:
     by_class, problem = None, ""
     try:
         by_class = faithful.by_class(folder)
-    except BaseException as error:  # it looks into files before it checks them; and Rust panics
+    except BaseException as error:  # transformers uses files before it checks them; Rust panics
         if not of_the_file(error):
             raise
         _check_files(folder, what)
@@ -110,14 +112,14 @@ def _read(folder: Path, what: str) -> PreTrainedTokenizerBase:
 def _same(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:
     try:
         return faithful.difference(tokenizer, folder) is None
-    except Exception as error:  # a class that wants more than a text
+    except Exception as error:  # some classes need more than a text
         if not of_the_file(error):
             raise
         return False
 
 
 def _warn_of_class(folder: Path, by_class: PreTrainedTokenizerBase | None, problem: str, what: str) -> None:
-    """Say that a class does not read a tokenizer.json as it is."""
+    """Warn that its class does not read a tokenizer as its tokenizer.json says."""
     path = folder / faithful.SETTINGS
     settings = model_files.json_object(path, f"the {what}'s tokenizer") if path.is_file() else {}
     named = settings.get("tokenizer_class")
@@ -139,7 +141,7 @@ def _warn_of_class(folder: Path, by_class: PreTrainedTokenizerBase | None, probl
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    """Encode a text."""
+    """Encode a text, to fail now rather than at the data."""
     with encoding(what), faithful.left_as_it_came(tokenizer):
         count = len(tokenizer([PROBE], return_offsets_mapping=True)["input_ids"][0])
         if count > MOST_TOKENS * len(PROBE):
@@ -147,10 +149,10 @@ def _probe(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
 
 
 def _check_files(folder: Path, what: str) -> None:
-    """Where a tokenizer could not be loaded: blame the file that is at fault, if that is seen.
+    """Look for the file that keeps a tokenizer from being loaded.
 
     Raises:
-        InvalidSpec: it is.
+        InvalidSpec: it is found.
     """
     for name in FILES:
         if (folder / name).is_file():
@@ -171,17 +173,20 @@ def _check_template(template: Any, what: str) -> None:
 
 
 def encoding(what: str = "base model") -> AbstractContextManager[None]:
-    """Around a tokenizer's work on texts, at which one in Rust may panic.
+    """Turn a failure of a tokenizer at a text, even a panic in Rust, into an InvalidSpec.
 
     Raises:
-        InvalidSpec: it fails.
+        InvalidSpec: the tokenizer fails.
     """
     return reading(f"the {what}'s tokenizer", "it fails at a text: put the right tokenizer.json there")
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the largest token that may come out of a tokenizer. Its length only counts the tokens,
-    and there may be gaps between their numbers; what it puts around a text need not be among them."""
+    """One more than the largest token id that may come out of a tokenizer.
+
+    Its length only counts the tokens, but their ids may have gaps, and the tokens around a text need not be
+    in the vocabulary.
+    """
     ids = [*tokenizer.get_vocab().values()]
     processor = tokenizer.backend_tokenizer.post_processor
     waiting: list[Any] = [] if processor is None else [json.loads(processor.__getstate__())]
@@ -211,8 +216,7 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def save_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Put our chat template beside an adapter whose base has none, so that it is served with the one that it
-    was trained with."""
+    """Put our chat template beside an adapter whose base has none, so that it is served as it was trained."""
     if getattr(tokenizer, "template_added", False):
         (folder / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
 
@@ -234,9 +238,9 @@ def load_masked(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def of_documents(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A tokenizer as it reads documents, of any length.
+    """A tokenizer for documents of any length.
 
-    It is a copy: a base model's tokenizer may cut and pad its inputs, and goes into the artifact as it came.
+    It is a copy without truncation and padding: the base model's own goes into the artifact unchanged.
     """
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_truncation()

@@ -12,16 +12,16 @@ from kubetune_trainer.reading import of_the_file
 
 END = "<|endoftext|>"
 """Ends every document in pretraining, so it is a trained token, and every answer afterwards. There is no
-token for the beginning: a prompt starts at position 0 in training as in serving."""
+begin token: a prompt starts at position 0 in training and in serving."""
 PAD = "<|pad|>"
 """Never trained on and never seen by attention."""
 MASKED = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-"""Special tokens of a masked language model, ids 0 to 3: BERT's, but [UNK], which bytes make needless."""
+"""Special tokens of a masked language model, ids 0 to 3: BERT's without [UNK], which bytes do not need."""
 CORPUS_CHARACTERS = 100_000_000
-"""As much text as a tokenizer is trained on; more changes little and takes long."""
+"""Most characters that a tokenizer is trained on; more changes little and takes long."""
 
-# Plain text only: a base model has seen such words, while new special tokens would be untrained. Every turn's
-# text is a prefix of the next one's, so the assistant's tokens are known exactly.
+# Plain text only: a base model has seen such words, while new special tokens would be untrained. The text of
+# some turns is a prefix of the text with one more, so the assistant's tokens are known exactly.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
@@ -47,11 +47,11 @@ def train(
         texts: the corpus, in the proportions wanted.
         vocabulary: number of tokens at most, special ones and 256 bytes included; a small corpus gives fewer.
         masked: for a masked language model instead of a causal one.
-        config: of the model, by whose type transformers may read the tokenizer with steps of its own: it is
+        config: of the model. For its type transformers may read the tokenizer with steps of its own, so it is
             trained with those.
 
     Raises:
-        InvalidSpec: beside such a config transformers reads other tokens than the tokenizer writes.
+        InvalidSpec: beside this config, transformers reads texts differently from the trained tokenizer.
     """
     specials = list(MASKED.values()) if masked else [END, PAD]
     bpe = Tokenizer(models.BPE())
@@ -80,8 +80,8 @@ def train(
 def _read_beside(
     tokenizer: PreTrainedTokenizerBase, config: dict[str, Any] | None
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
-    """See `faithful.read_beside`. As it is where there is no config, or none that can be read: the model that
-    is made of it tells that."""
+    """See `faithful.read_beside`. The tokenizer itself if there is no config, or none that can be read: that
+    error comes when the model is made of it."""
     if config is not None:
         try:
             return faithful.read_beside(tokenizer, config)
@@ -92,7 +92,7 @@ def _read_beside(
 
 
 def wrap(bpe: Tokenizer) -> PreTrainedTokenizerBase:
-    """A trained tokenizer as transformers and vLLM know it."""
+    """A trained tokenizer as transformers and vLLM load it."""
     if bpe.token_to_id(END) is None:
         first, last = MASKED["cls_token"], MASKED["sep_token"]
         bpe.post_processor = processors.TemplateProcessing(

@@ -25,9 +25,9 @@ _SPEAKERS = {
     "tool": "tool",
     "observation": "tool",
 }
-"""ShareGPT's names of the roles, and what others added."""
+"""Roles by the names of speakers in ShareGPT and in data like it."""
 _STRINGS = ("name", "reasoning_content", "thinking", "tool_call_id")
-"""What a message may hold beside its content and tool calls; templates know it by these names."""
+"""Strings that a message may hold beside its content, by the names that templates use."""
 _MEMBERS = {"role", "content", "tool_calls", *_STRINGS, "weight", "train"}
 _SHARED = {"from", "value", "weight", "train"}
 """Members of a turn of ShareGPT."""
@@ -42,7 +42,7 @@ class Message:
     more: str = ""
     """What else the chat template is given, as a JSON object: tool calls, a name. Empty: nothing."""
     trained: bool = True
-    """Whether the model is to learn to say it; of the assistant's turns."""
+    """Whether a turn of the assistant is trained on."""
 
 
 def messages_of(entries: list[object], what: str, *, chosen: bool = False) -> list[Message]:
@@ -50,21 +50,20 @@ def messages_of(entries: list[object], what: str, *, chosen: bool = False) -> li
 
     Args:
         entries: the messages.
-        what: each is, for errors.
+        what: what each message is called in errors.
         chosen: whether a turn may say that it is not trained on.
 
     Raises:
-        DataError: one is none, or holds what is not understood.
+        DataError: an entry is not a message, or has a member that is not understood.
     """
     return [_message(entry, f"{what} {number}", chosen) for number, entry in enumerate(entries, 1)]
 
 
 def shared_turns(fields: Fields, form: str, *, chosen: bool = False) -> list[Message]:
-    """The turns of a ShareGPT conversation; what the system says may stand in a field of its own. See
-    `messages_of`.
+    """The turns of a ShareGPT conversation; the system's may be in a field of its own. See `messages_of`.
 
     Raises:
-        DataError: one is none, or is from somebody unknown.
+        DataError: an entry is not a turn, or its speaker is unknown.
     """
     entries = fields.filled("conversations", form, '{"from": ..., "value": ...}')
     turns = [turn_of(entry, f"turn {number}", chosen=chosen) for number, entry in enumerate(entries, 1)]
@@ -109,7 +108,7 @@ def tools_of(fields: Fields) -> str:
 
 
 def alike(text: str) -> str:
-    """JSON text in which the order of keys tells nothing."""
+    """JSON text with sorted keys, so that equal objects have equal texts."""
     return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False)
 
 
@@ -144,8 +143,8 @@ def _message(entry: object, what: str, chosen: bool) -> Message:
 
 
 def _check_members(entry: Mapping[str, object], known: set[str], what: str) -> None:
-    """Refuse what is not understood. What is null or empty says nothing: a table has every member that any
-    other row has."""
+    """Refuse members that are not understood. Null and empty ones pass, because a row of a table has every
+    member that any other row has."""
     for name, value in entry.items():
         if name not in known and value is not None and value != [] and value != {} and value != "":
             raise DataError(f"{what} has {name!r}, which is not understood: remove it or the record")
@@ -201,7 +200,7 @@ def _content(value: object, what: str) -> str:
 
 
 def _call(call: object, what: str) -> dict[str, Any]:
-    """A call of a function, its arguments an object: templates write their JSON themselves."""
+    """A function call. Its arguments are an object, because templates write them as JSON themselves."""
     wrapped = _function(call, what)
     _check_members(wrapped, {"id", "type", "function"}, what)
     _check_members(wrapped["function"], {"id", "name", "arguments"}, what)
@@ -225,7 +224,7 @@ def _function(value: object, what: str) -> dict[str, Any]:
 
 
 def _without_nulls(value: object) -> Any:
-    """Without members that are null: a row of a table has every member that any other row has."""
+    """The value without null members: a row of a table has every member that any other row has."""
     if isinstance(value, Mapping):
         return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
@@ -244,7 +243,7 @@ def _text(value: object, what: str) -> str:
     """As JSON. Objects keep the order of the record, in which the model reads and writes them."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:  # of a table: a date, bytes
+    except (TypeError, ValueError) as error:  # from Parquet: a date, bytes
         raise DataError(
             f"{what} holds a value that JSON cannot express ({error}): write it as a string"
         ) from error

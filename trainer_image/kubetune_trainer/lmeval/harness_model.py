@@ -1,4 +1,4 @@
-"""A model in training as the harness wants it."""
+"""A model in training, wrapped for the harness."""
 
 import time
 from typing import Any
@@ -13,16 +13,16 @@ from kubetune_trainer.model.generating import Way, way_of
 from kubetune_trainer.signals import Stop
 
 LONGEST = 4096
-"""Tokens of a question with its answer at most."""
+"""Most tokens of a question with its answer."""
 ROWS, ELEMENTS = 32, 1 << 26
-"""Sequences per forward pass at most, and how many logits they have together: 256 MiB in fp32."""
+"""Most sequences per forward pass, and most logits of them together: 256 MiB in fp32."""
 ANSWERS = 8
-"""Answers written side by side: their keys and values are held."""
+"""Answers generated at a time, whose keys and values are held."""
 _SAY_SECONDS = 30.0
 
 
 class _Callable:
-    """Hides that the model is a torch module: the harness would tie its weights again."""
+    """Hides that the model is a torch module, because the harness would tie a module's weights again."""
 
     def __init__(self, model: Any, stop: Stop, way: Way) -> None:
         self._model, self._stop, self.way = model, stop, way
@@ -40,7 +40,7 @@ class _Callable:
         return self._model.generate(*args, stopping_criteria=criteria, **more)
 
     def _tick(self) -> None:
-        """Look whether to stop, and say now and then that it goes on."""
+        """Check whether to stop, and log now and then that it goes on."""
         self._stop.check()
         self._passes += 1
         if time.monotonic() - self._said > _SAY_SECONDS:
@@ -59,11 +59,11 @@ def harness_model(model: Any, tokenizer: PreTrainedTokenizerBase, stop: Stop) ->
     from lm_eval.models.huggingface import HFLM
 
     class HarnessModel(HFLM):
-        """Batches as large as their logits allow; bars, which are no lines of a log, are off."""
+        """Batches as large as their logits allow. Progress bars are off, as they spoil a log."""
 
         @property
         def max_gen_toks(self) -> int:
-            """Where a task does not say it; questions keep half of the context."""
+            """Tokens of an answer if a task does not say; half of the context is left for the question."""
             return min(super().max_gen_toks, self.max_length // 2)
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:

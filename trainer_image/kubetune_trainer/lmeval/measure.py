@@ -19,7 +19,7 @@ from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.signals import Stop
 
 _SEEDS = (0, 1234, 1234)
-"""Of random, NumPy and torch: the harness's own. Some tasks draw from them."""
+"""Seeds of random, NumPy and torch: the harness's own. Some tasks draw from them."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Results:
     """What was measured."""
 
     values: dict[str, float]
-    """By `<task>/<metric>`; where a task reads the answers in several ways, `<task>/<metric>/<way>`."""
+    """By `<task>/<metric>`, or `<task>/<metric>/<filter>` if the task filters the answers."""
     higher_is_better: dict[str, bool]
-    """Of the same names, where the harness says it."""
+    """For the same names, if the harness says it."""
 
 
 def measure(model: Wrapped, tokenizer: PreTrainedTokenizerBase, wanted: RunLmEval, stop: Stop) -> Results:
-    """The results of each task that was asked for. Of a group that of the whole, where it has one.
+    """The results of each task that was asked for; for a group its own, if it has any, else its members'.
 
     Args:
         model: the loss model of a language model.
@@ -79,7 +79,8 @@ def measure(model: Wrapped, tokenizer: PreTrainedTokenizerBase, wanted: RunLmEva
 
 
 def _shown(names: Sequence[str], groups: dict[str, list[str]], found: dict[str, Any]) -> Iterator[str]:
-    """A group, of whose members there may be dozens, stands for them if it has results of its own."""
+    """The names whose results are reported: a group with results of its own, else its members, which may be
+    dozens."""
     for name in names:
         if any(_metrics(name, found["results"].get(name, {}))):
             yield name
@@ -98,7 +99,7 @@ def _metrics(task: str, values: dict[str, Any]) -> Iterator[tuple[str, str, floa
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Draws are the same each time, and change nothing of what is trained afterwards."""
+    """Seed the random generators, so that draws are the same each time; then restore them for training."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(_SEEDS[0])

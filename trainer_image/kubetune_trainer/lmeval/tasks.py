@@ -1,4 +1,4 @@
-"""The harness's tasks, and which data sets they need by its own descriptions.
+"""The harness's tasks, and the data sets that they need by its own descriptions.
 
 lm_eval is imported where it is needed: it takes seconds, and few runs ask for it.
 """
@@ -19,16 +19,16 @@ from kubetune_trainer.errors import DataError, InvalidSpec, known
 FIELD = "evaluation.lmEval.tasks"
 _REPOSITORY = re.compile(r"[a-zA-Z0-9][-._a-zA-Z0-9]*/[-._a-zA-Z0-9]+")
 _ELSEWHERE = ("data_files", "data_dir", "revision")
-"""Arguments of datasets.load_dataset by which a task reads something else than its data set as it is."""
+"""Arguments of datasets.load_dataset with which a task reads anything but the whole data set."""
 _SEED = 1234
-"""Of the choice of solved examples: the harness's own."""
+"""Seed of the choice of few-shot examples: the harness's own."""
 
 
 def data_sets(names: Sequence[str]) -> list[str]:
     """The repositories of the hub, `<org>/<name>`, that tasks, groups and tags read.
 
     Raises:
-        InvalidSpec: a name is no task's, or a task's data are no such repository.
+        InvalidSpec: a name is not a task, or a task's data is not such a repository.
     """
     found = set()
     for name in names:
@@ -49,13 +49,13 @@ def data_sets(names: Sequence[str]) -> list[str]:
 
 
 def load(wanted: RunLmEval) -> dict[str, Any]:
-    """Tasks with their examples, as `lm_eval.evaluate` takes them. Each time as the first time.
+    """Tasks with their examples, as `lm_eval.evaluate` takes them, the same at every call.
 
     Raises:
-        DataError: a task cannot be made of what is there.
-        InvalidSpec: a task runs what the model writes, or shows it pictures.
+        DataError: a task cannot be loaded from its data.
+        InvalidSpec: a task runs code that the model writes, or is not of text alone.
     """
-    # A data set's name is a path from here, so it is read from there, whoever asks for it.
+    # In this folder the name of a data set is a path, too, so it is read there and not from the hub.
     with named(wanted.tasks, "loaded"), contextlib.chdir(Path(wanted.root)):
         loaded: dict[str, Any] = _manager().load([*wanted.tasks])
     for name, task in loaded["tasks"].items():
@@ -72,7 +72,7 @@ def load(wanted: RunLmEval) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def named(names: Sequence[str], done: str) -> Iterator[None]:
-    """What the harness and its tasks raise may be anything; here it becomes an error with their names."""
+    """Turn whatever the harness and its tasks raise into a DataError that names the tasks."""
     try:
         yield
     except Exception as error:
@@ -85,8 +85,8 @@ def named(names: Sequence[str], done: str) -> Iterator[None]:
 
 @cache
 def _manager() -> Any:
-    """The harness's register; reading it takes some ten seconds."""
-    # The metrics of the library evaluate are code from the hub: it is not to fetch any.
+    """The harness's index of tasks; reading it takes some ten seconds."""
+    # Metrics of the library `evaluate` are code from the hub, which must not be fetched.
     os.environ["HF_EVALUATE_OFFLINE"] = "1"
     from datasets import disable_progress_bars
     from lm_eval.tasks import TaskManager
@@ -102,7 +102,7 @@ def _index() -> dict[str, Any]:
 
 
 def _leaves(name: str, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each task below a name with its description, about which `given` has the last word."""
+    """Each task below a name with its description, in which `given` overrides values."""
     entry = _index().get(name)
     if entry is None:
         yield name, given
@@ -116,7 +116,7 @@ def _leaves(name: str, given: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def _members(group: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a group's description lists: names, or names with changes, or groups of its own."""
+    """The members of a group's description: names, names with changes, or groups of its own."""
     given = _about_data(group) | given
     for member in group.get("task") or []:
         if isinstance(member, str):

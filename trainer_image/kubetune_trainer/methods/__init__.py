@@ -1,1 +1,1 @@
-"""What is trainable. Each module has what `Method` says; a new method is one more module."""
+"""Methods: which weights are trained. Each module is a `Method`; a new method is one more module."""

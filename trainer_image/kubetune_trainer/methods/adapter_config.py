@@ -1,8 +1,8 @@
-"""adapter_config.json of a LoRA adapter that others made: which settings are kept when its training goes on,
+"""adapter_config.json of a LoRA adapter from elsewhere: which settings are kept when its training continues,
 and which are refused.
 
-peft ignores fields that it does not know, changes the base for some, and matches the layers' names with
-whatever regular expressions are there. So each value is looked at, and only what was is given to peft.
+peft ignores unknown fields, changes the base for some values, and matches the layers' names with any regular
+expression. So each value is checked, and only then given to peft.
 """
 
 import json
@@ -28,11 +28,11 @@ REMEDY = "name another adapter, or mend the file"
 MOST_NAMES = 10_000
 HIGHEST_RANK = 65_536
 SECONDS = 10
-"""That a regular expression may take for all names of a model's layers; an honest one takes a millisecond."""
+"""Seconds that a regular expression may take for the names of all layers; usual is a millisecond."""
 _NAME = re.compile(r"[\w.\-]{1,300}")
 _PATTERN = re.compile(r"\^?[\w.\-\\]{1,300}\$?")
-"""No repetition, so it is matched at once."""
-# Python's re cannot be stopped from outside while it tries, other than with its process.
+"""Without repetitions, so it is matched fast."""
+# Python's re cannot be interrupted while it matches. A process that does it can be killed.
 _MATCH = """
 import json, re, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -98,15 +98,15 @@ _TAKEN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_rslora": (_flag, "true or false"),
     "use_dora": (_flag, "true or false"),
     "fan_in_fan_out": (_flag, "true or false"),
-    # What A and B begin as does not matter, since the adapter's own are put in their place; but pissa, olora,
-    # corda, loftq and lora_ga change the base, too.
+    # The initial A and B do not matter, because the adapter's replace them. But pissa, olora, corda, loftq
+    # and lora_ga also change the base.
     "init_lora_weights": (
         lambda value: value in (True, False, "gaussian", "orthogonal", "eva"),
         "true, false, gaussian, orthogonal or eva: the others change the base",
     ),
     "bias": (lambda value: value == "none", "none: biases of the base are not gone on with"),
 }
-"""What is given to peft: right values of a field, and their name."""
+"""Fields that are given to peft: a check of the value, and the right values in words."""
 _INERT = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "inference_mode", "loftq_config",
     "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision",
@@ -120,10 +120,10 @@ def read(folder: Path, what: str) -> LoraConfig:
 
     Args:
         folder: of the adapter.
-        what: it is, for messages.
+        what: name of the adapter in messages.
 
     Raises:
-        InvalidSpec: they hold something that is not known, or not gone on with.
+        InvalidSpec: a setting is unknown or malformed, or training cannot continue with it.
     """
     fields = json_object(folder / CONFIG, what)
     for name, value in fields.items():
@@ -146,7 +146,7 @@ def read(folder: Path, what: str) -> LoraConfig:
 
 
 def resolve(config: LoraConfig, model: torch.nn.Module, what: str) -> None:
-    """Put the names of a model's layers where a config has regular expressions for them.
+    """Replace the regular expressions of a config by the names of the layers that they match in a model.
 
     Raises:
         InvalidSpec: one is malformed, or takes too long.

@@ -1,10 +1,10 @@
-"""Experts of a mixture, held as stacked parameters, [experts, outputs, inputs] or transposed: low-rank
-updates of them, and weights in 4 bits.
+"""Experts of a mixture, held as stacked parameters, [experts, outputs, inputs] or transposed: their low-rank
+updates, and weights in 4 bits.
 
-transformers computes them by a function that it looks up by name, so that ours can stand there. peft holds
-the updates and reads and writes them (`target_parameters`), but it would add them to the weights before each
-forward: in bf16 what is small beside its weight is rounded away, and a copy of all weights is kept for the
-backward pass. Here inputs go through weights and update apart, as in every other layer.
+transformers looks up by name the function that computes experts, so ours can take its place. peft holds,
+reads and writes the updates (`target_parameters`), but it would add them to the weights before each forward
+pass. In bf16 this rounds away an update that is small beside its weight, and it keeps a copy of all weights
+for the backward pass. Here inputs go through weights and updates separately, as in every other layer.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 FUNCTION = "apart"
-"""The name of `forward` in transformers."""
+"""The name by which transformers finds `forward`."""
 ALIGNED = 8
-"""Grouped products on a GPU take rows of a multiple of 16 bytes, 8 numbers in 16 bits."""
+"""Grouped products on a GPU need rows of a multiple of 16 bytes: 8 numbers of 16 bits."""
 _UPDATES = "_kubetune_updates"
 
 
@@ -41,13 +41,13 @@ def adaptable(module: nn.Module) -> bool:
 
 
 def use(module: Any) -> None:
-    """Have these experts computed here."""
+    """Have transformers compute these experts by `forward`."""
     module.config._experts_implementation = FUNCTION
 
 
 class Update(ParamWrapper):
-    """The low-rank update of one stacked weight, `B A alpha / r` of each expert: peft's, but for what
-    computes with it."""
+    """The low-rank update of one stacked weight, `B A alpha / r` for each expert. It is peft's, except that
+    `forward` of this module computes with it."""
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, **settings: Any) -> None:
         super().__init__(base_layer, adapter_name, **settings)
@@ -56,7 +56,7 @@ class Update(ParamWrapper):
         use(experts)
 
     def get_param(self) -> torch.Tensor:
-        """The weight; of one in 4 bits a stand-in of its shape and dtype, which takes no memory."""
+        """The weight. One in 4 bits is replaced by a tensor of its shape and dtype that takes no memory."""
         weight: torch.Tensor = super().get_param()
         state = getattr(weight, "quant_state", None)
         if state is None:
@@ -64,14 +64,14 @@ class Update(ParamWrapper):
         return torch.empty((), dtype=state.dtype, device=weight.device).expand(state.shape)
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
-        """That of the experts, which look up their updates."""
+        """The output of the experts, which look up their updates themselves."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         return self.base_layer(*inputs, **more)
 
     def factors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A [experts, rank, inputs] and B times its scale [experts, outputs, rank]; None where the weight has
-        them in it, or they are switched off. The rank is filled up with zeros."""
+        """A, [experts, rank, inputs], and B times its scale, [experts, outputs, rank]; None if they are
+        merged into the weight or switched off. The rank is padded with zeros."""
         if self.disable_adapters or self.merged:
             return None
         (name,) = self.active_adapters
@@ -83,14 +83,14 @@ class Update(ParamWrapper):
         return a.to(dtype).contiguous(), b.to(dtype).contiguous()
 
 
-Update.__name__ = ParamWrapper.__name__  # by which peft tells whether a module is one
+Update.__name__ = ParamWrapper.__name__  # by this name peft recognises its layer
 
 
 def dispatch(target: nn.Module, adapter_name: str, **settings: Any) -> nn.Module | None:
-    """peft's layer for a parameter of a module; None leaves the choice to peft.
+    """The layer that peft puts over a parameter of a module; None leaves the choice to peft.
 
-    A linear layer that is named by its weight, as `targets` does where peft takes its name for something
-    else, gets the layer that it would get by its name.
+    `targets` names a linear layer by its weight if peft would misread its name. It gets the layer that it
+    would get by its name.
     """
     from peft.tuners.lora import LoraModel
 
@@ -106,20 +106,20 @@ def dispatch(target: nn.Module, adapter_name: str, **settings: Any) -> nn.Module
 
 
 def register(config: LoraConfig) -> None:
-    """Have peft take `dispatch` for what is adapted by parameters. It is not part of what is saved."""
+    """Have peft use `dispatch` for adapted parameters. This is not saved with the config."""
     config._register_custom_module({nn.Module: dispatch})
 
 
 def forward(
     self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
-    """What transformers' experts do, with updates apart.
+    """Computes as transformers' own function, with the updates kept separate.
 
     Args:
         self: the experts.
         hidden_states: [tokens, width].
-        top_k_index: of the experts of each token, [tokens, k]; past the last one: of none.
-        top_k_weights: their weights, [tokens, k].
+        top_k_index: index of each token's experts, [tokens, k]; num_experts and above: none.
+        top_k_weights: weights of these experts, [tokens, k].
 
     Returns:
         Sums over each token's experts, [tokens, width].
@@ -131,7 +131,7 @@ def forward(
     chosen = chosen.clamp(max=count - 1)
     states = hidden_states[order // top_k_index.shape[-1]]
     states = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", states, chosen, ends)
-    states = states.masked_fill(nobody, 0)  # what the product leaves there is nobody's, and may be NaN
+    states = states.masked_fill(nobody, 0)  # rows of no expert are not computed, and may be NaN
     states = self._apply_gate(states) if self.has_gate else self.act_fn(states)
     states = _linear(self, "down_proj", states, chosen, ends).masked_fill(nobody, 0)
     states = states * top_k_weights.reshape(-1)[order, None]
@@ -145,7 +145,15 @@ ALL_EXPERTS_FUNCTIONS.register(FUNCTION, forward)
 def _linear(
     experts: Any, name: str, x: torch.Tensor, chosen: torch.Tensor, ends: torch.Tensor
 ) -> torch.Tensor:
-    """Each expert's part of x, [rows, inputs], sorted by experts that end at `ends`, times its weight."""
+    """The rows of x times the weight of their expert, with its bias and its update.
+
+    Args:
+        experts: the module.
+        name: of the weight.
+        x: [rows, inputs], sorted by expert.
+        chosen: expert of each row, [rows].
+        ends: where each expert's rows end, [experts].
+    """
     weight, transposed = getattr(experts, name), experts.is_transposed
     if isinstance(weight, Params4bit):
         y = _Widened.apply(x, weight, ends, transposed)
@@ -163,8 +171,8 @@ def _linear(
 
 
 class _Widened(torch.autograd.Function):
-    """A grouped product with frozen weights in 4 bits, which are widened for it, and once more for the
-    backward pass rather than kept."""
+    """A grouped product with frozen weights in 4 bits. They are unpacked for it, and again for the backward
+    pass, so that they need not be kept."""
 
     @staticmethod
     def forward(

@@ -27,12 +27,12 @@ TYPES: dict[ArtifactFormat, str] = {"lora": "LORA", "prompt": "PROMPT_TUNING"}
 
 
 def check(adapter: RunAdapter, base_digest: str, format: ArtifactFormat) -> str:
-    """The digest of an adapter that is of a format and belongs to a base, as far as its manifest says.
+    """Check an adapter's format and base, as far as its manifest tells them; return its digest.
 
     Raises:
         BaseModelMismatch: it was trained on another base, or is not the one that was asked for.
         DataError: it is not there.
-        InvalidSpec: its manifest is malformed, or that of something else.
+        InvalidSpec: its manifest is malformed, or of another format.
     """
     digest = checked_digest("adapter", adapter.path, adapter.root, adapter.digest)
     folder = Path(adapter.path)
@@ -62,7 +62,7 @@ def manifest_of(folder: Path, what: str) -> Manifest:
 
     Args:
         folder: of the adapter.
-        what: it is, for messages.
+        what: name of the adapter in messages.
 
     Raises:
         InvalidSpec: it cannot be read, or is malformed.
@@ -75,7 +75,7 @@ def manifest_of(folder: Path, what: str) -> Manifest:
 
 
 def config_of(adapter: RunAdapter) -> LoraConfig:
-    """A LoRA adapter's own settings, to go on with.
+    """A LoRA adapter's own settings, with which its training continues.
 
     Raises:
         InvalidSpec: it is no LoRA adapter, or also trains weights of the base.
@@ -91,10 +91,10 @@ def config_of(adapter: RunAdapter) -> LoraConfig:
 
 
 def check_type(adapter: RunAdapter, format: ArtifactFormat) -> None:
-    """See to it that peft has an adapter for one of a format.
+    """Check that an adapter is of peft's type for a format.
 
     Raises:
-        InvalidSpec: it has not.
+        InvalidSpec: it is of another.
     """
     found = json_object(Path(adapter.path) / CONFIG, f"adapter {adapter.uri}").get("peft_type")
     if found != TYPES[format]:
@@ -119,7 +119,7 @@ def weights_of(adapter: RunAdapter) -> dict[str, torch.Tensor]:
 
 
 def restore(model: PeftModel, adapter: RunAdapter) -> None:
-    """Give a model that was made by `config_of` the adapter's weights, in fp32.
+    """Load an adapter's weights, in fp32, into a model that was made by `config_of`.
 
     Raises:
         BaseModelMismatch: they do not fit the model's layers.

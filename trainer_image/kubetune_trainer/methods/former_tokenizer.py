@@ -1,5 +1,5 @@
-"""What an adapter from which training starts brings along besides its weights: other tools save the tokenizer
-and the chat template that it was trained with beside it."""
+"""The tokenizer and the chat template beside an adapter from which training starts, where other tools save
+those that it was trained with."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from kubetune_trainer.warned import warn
 
 
 def tell(adapter: RunAdapter, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn where that is another template or end token than the run's: the run's are used.
+    """Warn if the adapter's chat template or end token differs from the run's, which is used.
 
     Args:
-        adapter: it.
+        adapter: from which training starts.
         tokenizer: of the run.
 
     Raises:
-        InvalidSpec: the adapter's settings of its tokenizer cannot be read.
+        InvalidSpec: the settings of the adapter's tokenizer cannot be read.
     """
     folder, name = Path(adapter.path), f"adapter {adapter.uri}"
     path = folder / faithful.SETTINGS

@@ -1,5 +1,4 @@
-"""Every weight is trained, those of a former adapter merged into them. The result is a model in the Hugging
-Face layout."""
+"""Trains every weight, after a former adapter is merged. The result is a model in the Hugging Face layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ FORMER: ArtifactFormat = "lora"
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
-    """fp32: autocast narrows what is computed, not what is kept."""
+    """fp32: autocast lowers the precision of the computation, not of the weights."""
     return {"dtype": torch.float32}
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PreTrainedModel:
-    """Every parameter is trainable.
+    """Merge the former adapter, if there is one, and make every parameter trainable.
 
     Raises:
         InvalidSpec, BaseModelMismatch: the former adapter cannot be merged into the base.
@@ -45,10 +44,10 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """Weights, config, tokenizer and, of a language model, generation config.
+    """Write weights, config, tokenizer and, for a language model, generation config.
 
     Raises:
-        InvalidSpec: transformers saved something else.
+        InvalidSpec: transformers did not save one whole model.
     """
     if model.can_generate():
         ends = end_tokens(model, tokenizer)

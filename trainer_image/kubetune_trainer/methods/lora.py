@@ -25,13 +25,13 @@ FORMER: ArtifactFormat = "lora"
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
-    """The frozen base is held as it is computed with."""
+    """The frozen base is held in the dtype of the computation."""
     return {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:
-    """Add fp32 adapters: the former one, or new ones, whose B starts at zero, so that the model answers as
-    its base at first.
+    """Add fp32 adapters: the former one, or new ones. B of a new one starts at zero, so that the model at
+    first answers as its base.
 
     Raises:
         InvalidSpec: no layer has one of the names; or see `former`.
@@ -42,13 +42,13 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
     else:
         config = _new(spec.lora or Lora(), targets.choose(model, spec.lora or Lora(), head, fresh))
     config.task_type = head.task
-    # As a whole, in fp32: what is random now would be other random numbers when it is loaded.
+    # Saved whole, in fp32: otherwise loading would give them other random numbers.
     config.modules_to_save = list(fresh) or None
     if spec.adapter:
         adapter_config.resolve(config, model, f"adapter {spec.adapter.uri}")
     try:
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
-    except Exception as error:  # peft's, of layers that are not there or of a kind that it cannot adapt
+    except Exception as error:  # peft's, for layers that are not there or cannot be adapted
         if not of_the_file(error):
             raise
         if spec.adapter:
@@ -59,7 +59,7 @@ def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str
         raise InvalidSpec(f"lora: the base cannot be adapted: {cause(error)}") from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # peft leaves modules_to_save as the base is
+            parameter.data = parameter.data.float()  # peft leaves modules_to_save in the base's dtype
     if spec.adapter:
         former.restore(adapted, spec.adapter)
     return adapted
@@ -80,8 +80,8 @@ def _new(lora: Lora, chosen: Targets) -> LoraConfig:
 
 
 def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """The adapter and its config, which names no path; of a classifier also the model's config, which names
-    the classes; and the chat template, if the base has none.
+    """Write the adapter and its config, without paths; for a classifier also the model's config, which names
+    the classes; and our chat template, if the base has none.
 
     Raises:
         InvalidSpec: see `check_changed`.
@@ -97,7 +97,7 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     if config["task_type"] == CLASSIFIER.task:
         config["modules_to_save"] = sorted(set(config["modules_to_save"]))
         whole = copy.deepcopy(model.get_base_model().config)
-        # Of a base held in 4 bits: whoever loads the adapter says how to hold the base.
+        # Whoever loads the adapter says whether the base is held in 4 bits.
         vars(whole).pop("quantization_config", None)
         whole.save_pretrained(folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -106,7 +106,7 @@ def export(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
 
 
 def shared_target(model: PeftModel) -> str | None:
-    """An adapted layer that is embeddings and output head at once: merged, it would change both."""
+    """An adapted layer that is both embeddings and output head, so that merging would change both."""
     base = model.get_base_model()
     if base.get_output_embeddings() is None or not getattr(base.config, "tie_word_embeddings", False):
         return None
@@ -116,7 +116,7 @@ def shared_target(model: PeftModel) -> str | None:
 
 
 def check_changed(model: PeftModel) -> None:
-    """See to it that training has changed something.
+    """Check that training has changed something.
 
     Raises:
         InvalidSpec: every B is still zero, so the adapter would change nothing.
@@ -131,8 +131,8 @@ def check_changed(model: PeftModel) -> None:
 
 
 def _short(model: PeftModel) -> list[str]:
-    """Last parts of the adapted layers' names where these alone choose the same layers (in a small model peft
-    writes every full name), else the full names."""
+    """The last parts of the adapted layers' names if they choose the same layers, else the full names. peft
+    writes the full names for a small model."""
     adapted = set(model.base_model.targeted_module_names)
     last = {name.rpartition(".")[2] for name in adapted}
     chosen = {name for name, _ in model.get_base_model().named_modules() if name.rpartition(".")[2] in last}

@@ -31,12 +31,12 @@ from kubetune_trainer.signals import Stop
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By their names in safetensors."""
 ROWS, TOKENS = 8, 64
-"""Of random tokens, on which the merged model is compared."""
+"""Shape of the random tokens on which the merged model is compared."""
 SUMS = 1e-4
-"""What the order of fp32 sums may change, relative to the logits."""
+"""Most that another order of fp32 sums may change the logits, relative to their norm."""
 ROUNDINGS = 8
-"""What rounding each weight may change, relative to the logits and in steps of the dtype: the errors of the
-layers add up as their squares do."""
+"""Most that rounding each weight may change the logits, relative to their norm and in eps of the dtype: the
+errors of the layers add up in squares."""
 
 
 def check(trained: PeftModel, folder: Path) -> None:
@@ -58,11 +58,11 @@ def check(trained: PeftModel, folder: Path) -> None:
 
 
 def own_dtypes(folder: Path) -> tuple[torch.dtype, dict[str, torch.dtype]]:
-    """What a base's files hold most of their numbers in, and what each tensor there, as far as a model is
-    computed in it (some bases keep norms or routers in fp32).
+    """The dtype of most numbers in a base's files, and that of each tensor there, if it is one of DTYPES.
+    Some bases keep norms or routers in fp32.
 
     Raises:
-        InvalidSpec: they are quantised, or of a type that no model is computed in.
+        InvalidSpec: they are quantised, or most are of another dtype.
     """
     remedy = "name the base as it was before, or remove output.merge"
     config = model_files.json_object(folder / model_files.CONFIG, "the base model cannot be merged into")
@@ -81,8 +81,8 @@ def own_dtypes(folder: Path) -> tuple[torch.dtype, dict[str, torch.dtype]]:
 
 
 def cast(model: PreTrainedModel, most: torch.dtype, each: Mapping[str, torch.dtype]) -> set[torch.dtype]:
-    """Hold each tensor of a model in the dtype of its name, and those that have none in that of most. A file
-    of a model without its head lacks the first part of each name.
+    """Convert each tensor of a model to the dtype that `each` has for its name, others to `most`. In the
+    files of a model without its head, names lack their first part.
 
     Returns:
         The dtypes of the parameters.
@@ -106,7 +106,7 @@ def export(
     """Merge, save, and compare what was saved with base and adapter. It takes memory for the base in fp32.
 
     Raises:
-        InvalidSpec: rounded to the base's dtype, the merged weights answer otherwise; or the adapter would
+        InvalidSpec: rounded to the base's dtype, the merged weights give other logits; or the adapter would
             change nothing.
         Terminated: asked to stop.
     """
@@ -139,7 +139,7 @@ def export(
 
 
 def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
-    """transformers writes the first tensor's dtype into the config, and loads all tensors in that."""
+    """Name the dtype in the config. transformers names that of the first tensor, and loads all in it."""
     path = folder / model_files.CONFIG
     config = json.loads(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -151,8 +151,10 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference of logits, relative to their own, both [..., outputs]. What is added to all
-    outputs alike changes no answer and does not count; of a single output it does."""
+    """Norm of the difference of logits, relative to that of the expected ones, both [..., outputs].
+
+    A number added to all outputs changes no answer and does not count, unless there is only one output.
+    """
     if expected.shape[-1] > 1:
         found, expected = (x - x.mean(-1, keepdim=True) for x in (found, expected))
     return float((found - expected).norm() / expected.norm())
@@ -175,7 +177,7 @@ def _state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def _logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    # Some keep no such cache as transformers makes by default.
+    # Some models keep no cache of the kind that transformers makes by default.
     no_cache = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
     with evaluating(model):
         logits: torch.Tensor = model(input_ids=tokens, **no_cache).logits

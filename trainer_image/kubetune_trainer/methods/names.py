@@ -1,11 +1,11 @@
-"""Names of a model's layers and weights, and how they are told in short."""
+"""Names of a model's layers and weights, and their short forms."""
 
 from collections.abc import Iterable
 
 
 def short(names: Iterable[str], every: Iterable[str]) -> list[str]:
-    """The parts of names after the layer's number, where these alone choose the same ones out of every one;
-    else the names."""
+    """The parts of names after the layer's number, if these choose the same names out of `every`; else the
+    names."""
     names = set(names)
     ends = {tail(name) for name in names}
     chosen = {name for name in every if any(ends_with(name, end) for end in ends)}
@@ -20,5 +20,5 @@ def tail(name: str) -> str:
 
 
 def ends_with(name: str, wanted: str) -> bool:
-    """Whether a name is meant by its last parts, as peft sees it."""
+    """Whether `wanted` means a name, as peft sees it: by its last parts."""
     return name == wanted or name.endswith(f".{wanted}")

@@ -1,4 +1,4 @@
-"""Experts in 4 bits, while they are loaded: bitsandbytes and transformers quantise linear layers alone."""
+"""Quantises experts to 4 bits while they are loaded: bitsandbytes and transformers only do linear layers."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ _COMPUTED_PAST = {
     "longcat_flash": ["router.classifier"],
     "mamba": ["dt_proj"],
 }
-"""Layers by model type whose weights the model takes and computes with itself: they stay as they are."""
+"""By model type, layers whose weights the model uses without calling the layer: they are not quantised."""
 
 
 @register_quantization_config(_NAME)
 class ExpertsToo(BitsAndBytesConfig):
-    """Settings of bitsandbytes that hold for experts, too."""
+    """Settings of bitsandbytes that apply to experts, too."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -30,8 +30,10 @@ class ExpertsToo(BitsAndBytesConfig):
 
 @register_quantizer(_NAME)
 class _Quantizer(Bnb4BitHfQuantizer):
-    """transformers' own, which also takes every stacked weight of experts that `experts` computes with. Each
-    is one block-wise quantised tensor; it is packed once it is loaded, a layer's weight at a time."""
+    """transformers' own, which also takes the stacked weights of experts that `experts` computes with.
+
+    Each becomes one block-wise quantised tensor. It is packed once it is loaded, one weight at a time.
+    """
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, device_map: Any, **more: Any
@@ -49,7 +51,7 @@ class _Quantizer(Bnb4BitHfQuantizer):
                 )
                 setattr(module, inner, packed)
                 experts.use(module)
-                module.source_cls = type(module)  # it asks for it, to find layers that are held transposed
+                module.source_cls = type(module)  # transformers asks for it, to find transposed layers
 
     @staticmethod
     def get_modules_to_not_convert(model: PreTrainedModel, *args: Any, **more: Any) -> list[str]:

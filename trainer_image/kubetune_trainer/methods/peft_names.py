@@ -13,17 +13,17 @@ from transformers import PreTrainedModel
 
 
 def taken_for_experts(model: PreTrainedModel, name: str) -> bool:
-    """Whether peft takes a layer's name for an expert's, as these were called before transformers 5."""
+    """Whether peft mistakes a layer's name for that of an expert's layer before transformers 5."""
     probe = LoraConfig(target_modules=[name])
     try:
         convert_peft_config_for_transformers(probe, model, None)
-    except ValueError:  # of one of several names that are fused now
+    except ValueError:  # from peft, for one of several layers that are one now
         return True
     return name not in (probe.target_modules or ())
 
 
 def bypassed(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Layers that peft refuses, since Mamba's kernels take their weights and would pass over an adapter."""
+    """Layers that peft refuses, as Mamba's kernels use their weights directly and would ignore an adapter."""
     found = set()
     for name in names:
         try:
@@ -34,8 +34,8 @@ def bypassed(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 
 
 def read_otherwise(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Layers whose adapters peft reads under other names than it writes: it renames whatever the checkpoints
-    of the model are renamed by, and passes over what fits nothing then."""
+    """Layers whose adapters peft reads under other names than it writes. It renames them as the checkpoints
+    of the model are renamed, and then ignores those that fit no layer."""
     written = {f"base_model.model.{name}.lora_A.weight": name for name in names}
     probe = {key: torch.zeros(1, 1) for key in written}
     read = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(), probe)

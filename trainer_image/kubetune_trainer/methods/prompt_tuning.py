@@ -1,8 +1,8 @@
 """Virtual tokens before every sequence, the base frozen (Lester et al. 2021, "The Power of Scale for
 Parameter-Efficient Prompt Tuning"). The result is a peft adapter of type PROMPT_TUNING.
 
-The base itself is made to see them: whatever calls it with tokens gets the states of these tokens, as if
-nothing had been put before them. So losses and generation need not know.
+The base itself inserts them, and removes their states: whatever calls it gets the states of its own tokens.
+So losses and generation need not know.
 """
 
 import inspect
@@ -29,16 +29,16 @@ __all__ = ["FORMER", "SoftPrompt", "apply", "base_options", "export"]
 
 FORMER: ArtifactFormat = "prompt"
 NAME = "prompt_embeddings"
-"""Of the virtual tokens in peft's files."""
+"""Name of the virtual tokens in peft's files."""
 COMMON = 5_000
-"""New virtual tokens begin as some of this many tokens, the most common ones of the vocabulary: better than
-random numbers (ibid., section 3.2 and figure 3b). Vocabularies list what is common first."""
+"""New virtual tokens start as some of this many tokens, the most common ones: better than random numbers
+(ibid., section 3.2 and figure 3b). Vocabularies list common tokens first."""
 _NEEDED = {"input_ids", "inputs_embeds", "past_key_values"}
 
 
 class SoftPrompt(nn.Module):
-    """Virtual tokens, and how a transformer is made to see them before the tokens of each row, or before each
-    of the documents that are packed into it."""
+    """Virtual tokens, and the hooks that put them before the tokens of each row, or of each document that is
+    packed into it."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         """Args:
@@ -48,11 +48,11 @@ class SoftPrompt(nn.Module):
         self.rows = nn.Parameter(rows.detach().to(torch.float32).clone())
 
     def __len__(self) -> int:
-        """Virtual tokens."""
+        """Number of virtual tokens."""
         return len(self.rows)
 
     def stand_before(self, model: PreTrainedModel) -> None:
-        """Become part of a model."""
+        """Become part of a model, and put the virtual tokens before its inputs."""
         model.add_module(PREFIX, self)
         body, count = model.base_model, len(self)
         names = [*inspect.signature(body.forward).parameters]
@@ -97,8 +97,8 @@ class SoftPrompt(nn.Module):
 
 
 def _starts(tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> torch.Tensor:
-    """Before which tokens the virtual ones stand, [rows, width]: the first of a row, or where positions alone
-    isolate documents, the first of each."""
+    """The tokens before which the virtual ones are put, [rows, width]: the first of each row, or, if
+    positions alone separate documents, the first of each document."""
     if mask is None and positions is not None:
         return positions == 0
     starts = torch.zeros_like(tokens, dtype=torch.bool)
@@ -107,8 +107,8 @@ def _starts(tokens: torch.Tensor, mask: torch.Tensor | None, positions: torch.Te
 
 
 def _spreader(starts: torch.Tensor, count: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What puts values of virtual tokens, [count, ...], ahead of each start among those of the tokens, [rows,
-    width, ...]. Rows with fewer starts than others end in zeros, which nothing comes after."""
+    """A function that puts values of virtual tokens, [count, ...], before each start among the values of the
+    tokens, [rows, width, ...]. Rows with fewer starts than others are padded with zeros at their end."""
     device = starts.device
     tokens = torch.arange(starts.shape[1], device=device) + count * starts.cumsum(1)
     every = torch.arange(len(starts), device=device)[:, None]
@@ -126,8 +126,8 @@ def _spreader(starts: torch.Tensor, count: int) -> Callable[[torch.Tensor, torch
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PreTrainedModel:
-    """Freeze the base and put virtual tokens in fp32 before it: the former ones, or the embeddings of a text,
-    or of random common tokens.
+    """Freeze the base and put fp32 virtual tokens before it: the former ones, or the embeddings of a text, or
+    of random common tokens.
 
     Raises:
         InvalidSpec: the model takes no embeddings in place of tokens; the virtual tokens and a sequence
@@ -172,8 +172,8 @@ def _new(spec: RunSpec, model: PreTrainedModel) -> torch.Tensor:
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, wanted: PromptTuning, seed: int) -> torch.Tensor:
-    """The tokens as whose embeddings the virtual ones begin: a text's, repeated or cut to their number as by
-    peft, else random ones.
+    """The tokens whose embeddings the virtual ones start from: those of a text, repeated or cut to the number
+    as in peft, else random common ones.
 
     Raises:
         InvalidSpec: the text has no tokens.
@@ -192,7 +192,7 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, wanted: PromptTuning, seed
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
-    """The virtual tokens and a config that names no path; and the chat template, if the base has none."""
+    """Write the virtual tokens and a config without paths; and our chat template, if the base has none."""
     tokenizers.save_template(tokenizer, folder)
     rows = model.get_submodule(PREFIX).rows.detach()
     count, width = rows.shape

@@ -1,8 +1,8 @@
 """Low-rank adapters on a frozen base in 4 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023).
 
-The base's linear layers, all but the output head, and its experts are held in NF4, half a byte per weight,
-and widened to the compute dtype a layer at a time. The result is the very kind of adapter that method lora
-makes, and is served on the base as it is.
+The base's linear layers, except the output head, and its experts are held in NF4, half a byte per weight, and
+unpacked to the compute dtype one layer at a time. The result is an adapter as by method lora, and is served
+on the base without quantisation.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ __all__ = ["FORMER", "apply", "base_options", "export"]
 
 
 def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> dict[str, Any]:
-    """Quantised while it is loaded, layer by layer, so that the whole model is never there in full."""
+    """The base is quantised layer by layer while it is loaded, so that it is never held in full precision."""
     wanted = spec.quantization or Quantization()
     held = lora.base_options(spec, precision, device)
     quantization = ExpertsToo(
@@ -42,7 +42,7 @@ def base_options(spec: RunSpec, precision: Precision, device: torch.device) -> d
 
 
 def apply(model: PreTrainedModel, spec: RunSpec, head: Head, fresh: Sequence[str]) -> PeftModel:
-    """Add fp32 adapters, and say it if experts are not in 4 bits.
+    """Add fp32 adapters; warn if experts are not in 4 bits.
 
     Raises:
         InvalidSpec, BaseModelMismatch: see `lora.apply`.

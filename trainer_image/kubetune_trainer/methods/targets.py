@@ -1,8 +1,8 @@
 """Which layers and experts of a model get an adapter.
 
-peft matches names by their ends and passes over names that match nothing; by all-linear it takes the routers
-of a mixture of experts, too, and it takes some names for what experts were called in older releases of
-transformers. So the names are resolved here, and peft is given whole ones.
+peft matches names by their ends and ignores those that match nothing. With all-linear it also takes the
+routers of a mixture of experts, and it mistakes some names for those of experts in older releases of
+transformers. So names are resolved here, and peft gets full ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,30 +25,29 @@ from kubetune_trainer.warned import warn
 KINDS = (nn.Linear, nn.Embedding, Conv1D)
 """Layers that can be named."""
 ROUTERS = {"gate", "router", "shared_expert_gate"}
-"""Parts of the names of what weighs experts, in transformers' mixtures of experts. Elsewhere nothing has
-these names."""
+"""Parts of the names of routers in transformers' mixtures of experts. No other layers have these names."""
 HEADS = {"score", "classifier"}
 """What classifiers call their head, as in peft."""
 FUSED = {
     "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj",
     "w2": "down_proj",
 }  # fmt: skip
-"""Names of an expert's layers, as they were, and of the stacked weight that holds them now."""
+"""Former names of an expert's layers, and the stacked weight that holds each of them now."""
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What peft is given."""
+    """What peft adapts."""
 
     modules: list[str]
-    """Whole names of layers."""
+    """Full names of layers."""
     parameters: list[str]
-    """Whole names of stacked weights of experts; and of weights of layers whose names peft takes for them."""
+    """Full names of experts' stacked weights, and of weights of layers that peft mistakes for experts."""
 
 
 def choose(model: PreTrainedModel, lora: Lora, head: Head, fresh: Sequence[str]) -> Targets:
-    """Find what `lora.targetModules` and `lora.targetParameters` name, and warn of experts that are left out.
+    """Find what `lora.targetModules` and `lora.targetParameters` name; warn about experts that are left out.
 
     Args:
         model: the base with its head.
@@ -57,7 +56,7 @@ def choose(model: PreTrainedModel, lora: Lora, head: Head, fresh: Sequence[str])
         fresh: modules that are trained as a whole.
 
     Raises:
-        InvalidSpec: one of the names is of nothing that can be adapted.
+        InvalidSpec: one of the names means nothing that can be adapted.
     """
     language = _language(model)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, KINDS) and n in language}
@@ -97,8 +96,8 @@ def _settled(
         model: the base.
         lora: settings of the job.
         modules: names of layers.
-        parameters: of stacked weights.
-        warned: those of which it is said if they are left out.
+        parameters: names of stacked weights.
+        warned: those that a warning names if they are left out.
 
     Raises:
         InvalidSpec: `lora.targetParameters` names what would have to be left out.
@@ -164,10 +163,10 @@ def _all_linear(
 
 
 def _unfit(model: PreTrainedModel, modules: set[str], *, every: bool) -> set[str]:
-    """Layers whose adapters would not be computed or not be read as they were written, with a warning.
+    """Layers whose adapters would be ignored, or not be read as they were written. Warns about them.
 
     Raises:
-        InvalidSpec: they are named, and not just all.
+        InvalidSpec: they are named, not only included in all-linear.
     """
     unfit = peft_names.bypassed(model, modules) | peft_names.read_otherwise(model, modules)
     if not unfit:
@@ -191,8 +190,8 @@ def _unfit(model: PreTrainedModel, modules: set[str], *, every: bool) -> set[str
 
 
 def _language(model: PreTrainedModel) -> set[str]:
-    """Names of the modules that text goes through: of a multimodal model its decoder and its head. The others
-    would get no gradient."""
+    """Names of the modules that text goes through: in a multimodal model, its decoder and its head. The
+    others would get no gradient."""
     names = {name for name, _ in model.named_modules()}
     if model.config.get_text_config(decoder=True) is model.config:
         return names
@@ -230,10 +229,10 @@ def _held(stacked: Iterable[str], wanted: str, names: Sequence[str]) -> set[str]
 
 
 def _parameters(stacked: Iterable[str], wanted: Sequence[str] | None) -> set[str]:
-    """Those that `lora.targetParameters` names.
+    """The stacked weights that `lora.targetParameters` names.
 
     Raises:
-        InvalidSpec: one of the names is of none.
+        InvalidSpec: one of the names means none.
     """
     stacked = list(stacked)
     found = {name: {n for n in stacked if ends_with(n, name)} for name in wanted or ()}
@@ -248,7 +247,7 @@ def _parameters(stacked: Iterable[str], wanted: Sequence[str] | None) -> set[str
 
 
 def size_of(parameter: nn.Parameter) -> int:
-    """How many numbers a parameter stands for."""
+    """How many weights a parameter holds, also if it is packed."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else state.shape.numel()
 

@@ -1,13 +1,13 @@
-"""Which implementation of attention computes a model: one that honours its config, and of these a fast one.
+"""Chooses a model's implementation of attention: a fast one among those that honour its config.
 
-transformers hands an implementation whatever a model's layers need (a cap on the scores, weights of
-attention sinks, chosen keys); one that does not know a need ignores it. So a few tokens are run through the
-model to see what its layers hand over.
+transformers passes to an implementation what a model's layers need (a cap on the scores, weights of attention
+sinks, chosen keys), and an implementation ignores what it does not know. So a few tokens are run through the
+model to see what its layers pass.
 
 On CPUs that compute in bf16, short sequences have an implementation of their own: two batched matrix
-products around a softmax. torch's fused CPU kernel is made for long sequences and loses to oneDNN's bf16
-products on short ones: 3 heads of 64 and 4,096 tokens in rows of 128 took it 19 ms forward and backward where
-this takes 7 (2 cores of a Zen 5).
+products around a softmax. torch's fused CPU kernel is made for long sequences, and oneDNN's bf16 products
+beat it on short ones: for 3 heads of 64 and 4,096 tokens in rows of 128, it took 19 ms forward and backward,
+and this 7 ms (2 cores of a Zen 5).
 """
 
 import inspect
@@ -30,7 +30,7 @@ LONGEST = 1024
 _WATCHED = "kubetune_watched"
 _SDPA = {*inspect.signature(sdpa_attention_forward).parameters} - {"kwargs"}
 _IN_THE_MASK = {"sliding_window", "position_ids"}
-"""What the attention mask has in it already."""
+"""Arguments that the attention mask already accounts for."""
 _NO_MATTER = {
     "use_cache",
     "output_attentions",
@@ -41,7 +41,7 @@ _NO_MATTER = {
 
 
 def choose(model: PreTrainedModel, length: int) -> str:
-    """Set a model's implementation of attention; gives its name.
+    """Set a model's implementation of attention. Returns its name: sdpa for our own, too.
 
     Args:
         model: as transformers made it.
@@ -72,8 +72,8 @@ def choose(model: PreTrainedModel, length: int) -> str:
 
 
 def _handed_over(model: PreTrainedModel) -> tuple[set[str], set[str]]:
-    """What a model's layers hand to an implementation, by name, and what its own one (eager) knows; nothing
-    of a model that does not ask for an implementation by its name."""
+    """Names of the arguments that a model's layers pass to an implementation, and of those that the model's
+    own (eager) knows. Both are empty if the model does not look up an implementation by name."""
     handed: set[str] = set()
     known: set[str] = set()
 
@@ -111,8 +111,8 @@ def short_attention(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: query [rows, heads, tokens, width], key and value likewise with
-    fewer heads perhaps, an additive mask; returns [rows, tokens, heads, width]."""
+    """transformers' attention interface: query [rows, heads, tokens, width], key and value the same, perhaps
+    with fewer heads, and an additive mask; returns [rows, tokens, heads, width]."""
     narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     if (
         narrow is not torch.bfloat16
@@ -139,6 +139,6 @@ def short_attention(
 
 
 def _narrowed(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask in another type. The lowest fp32 number would become -inf in bf16, and the softmax of a row
-    that is masked altogether (padding on the left) not a number."""
+    """The mask in another dtype. In bf16 the lowest fp32 number would become -inf, and the softmax of a row
+    that is masked entirely (padding on the left) NaN."""
     return mask.to(dtype).clamp_(min=torch.finfo(dtype).min) if mask.dtype != dtype else mask

@@ -1,8 +1,8 @@
-"""What belongs to a base besides its config, weights and tokenizer, and goes into a full or merged artifact:
-all of its generation config, the processors of what is no text, licences.
+"""What else belongs to a base and goes into a full or merged artifact: its whole generation config,
+processors of inputs other than text, licences.
 
-Never copied are pickles and code, which whoever loads the artifact would run, and other formats' copies of
-the weights, which are those of before.
+Pickles and code are never copied, because whoever loads the artifact would run them. Nor are copies of the
+weights in other formats, because they are not trained.
 """
 
 import json
@@ -34,8 +34,8 @@ _MOST_NAMED = 5
 
 @contextmanager
 def watching() -> Iterator[set[str]]:
-    """Inside, the names of tensors in the files of a model that is loaded and which it has no place for are
-    gathered; transformers hides those of parts that it knows and does not have, such as mtp."""
+    """While a model is loaded, gather the names of tensors in its files that it has no place for.
+    transformers itself hides some: those of parts that it knows but lacks, such as mtp."""
     found: set[str] = set()
     adjust = PreTrainedModel._adjust_missing_and_unexpected_keys
 
@@ -51,7 +51,7 @@ def watching() -> Iterator[set[str]]:
 
 
 def tell_left_out(base: Path, kind: str, unexpected: Iterable[str]) -> None:
-    """Warn of what a whole model that is made of a base will lack.
+    """Warn about parts of a base that the whole model made of it will lack.
 
     Args:
         base: its folder.

@@ -16,19 +16,19 @@ from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM, Head
 from kubetune_trainer.model.probing import evaluating
 
 TAKE_ENCODERS = {"mlm", "classification"}
-"""Stages."""
+"""Stages that take encoders."""
 
 
 def check_kind(folder: Path, stage: str) -> None:
-    """Refuse an encoder as base of a stage that takes a causal language model, before anything is read by its
-    tokenizer.
+    """Refuse an encoder as base of a stage that takes a causal language model, before its tokenizer reads any
+    data.
 
     Args:
         folder: of the base.
         stage: of the run.
 
     Raises:
-        InvalidSpec: it is one; or config.json cannot be read.
+        InvalidSpec: the base is an encoder; or config.json cannot be read.
     """
     path = folder / model_files.CONFIG
     if stage in TAKE_ENCODERS or not path.is_file():
@@ -58,7 +58,7 @@ def check_type(folder: Path, head: Head, what: str) -> None:
 
 
 def unsupported(kind: str, head: Head) -> str:
-    """Why a model type goes with no head, and what to do."""
+    """Why a model type is not supported with a head, and what to do."""
     release = f"transformers {transformers.__version__}"
     if kind in CONFIG_MAPPING:
         problem = f"{release} has no {head.what} of model_type {kind!r}"
@@ -72,10 +72,10 @@ def unsupported(kind: str, head: Head) -> str:
 
 
 def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
-    """Refuse sequences that the model's positions do not reach.
+    """Refuse sequences that are longer than the model's context.
 
     Raises:
-        InvalidSpec: they do not.
+        InvalidSpec: they are.
     """
     context = context_of(model)
     if context is not None and length > context:
@@ -83,11 +83,11 @@ def check_length(model: PreTrainedModel, length: int, remedy: str) -> None:
 
 
 def check_positions(model: PreTrainedModel, token: int, length: int, remedy: str) -> None:
-    """Refuse sequences that a masked language model's positions do not reach: RoBERTa counts them from the
-    padding token's id.
+    """Refuse sequences that are longer than a masked language model's positions. One is tried, because
+    RoBERTa counts positions from the padding token's id.
 
     Raises:
-        InvalidSpec: they do not.
+        InvalidSpec: they are.
     """
     try:
         with evaluating(model):
@@ -100,10 +100,10 @@ def check_positions(model: PreTrainedModel, token: int, length: int, remedy: str
 
 
 def check_ends(model: PreTrainedModel, rows: int, what: str) -> None:
-    """Refuse end tokens that are none.
+    """Refuse end tokens that the model does not have.
 
     Raises:
-        InvalidSpec: generation_config.json names something else than tokens.
+        InvalidSpec: generation_config.json names something other than tokens.
     """
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     for token in named if isinstance(named, list) else [] if named is None else [named]:
@@ -115,14 +115,14 @@ def check_ends(model: PreTrainedModel, rows: int, what: str) -> None:
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None:
-    """Refuse weights that are no finite numbers: no training mends them.
+    """Refuse weights that are not finite, because training cannot mend them.
 
     Raises:
         InvalidSpec: there is one.
     """
     for name, tensor in tensors:
         for part in _numbers(tensor):
-            # A sum takes no memory, and is finite only where every number is; the opposite need not be so.
+            # A sum takes no memory. It is finite only if every number is, but finite numbers can overflow it.
             if not part.sum().isfinite() and not part.isfinite().all():
                 raise InvalidSpec(
                     f"{what} hold numbers in {name} that are not finite (NaN or infinite): "
@@ -131,10 +131,10 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], what: str) -> None
 
 
 def _numbers(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor's numbers; of one held in 4 bits those that its blocks are scaled by."""
+    """A tensor's numbers; of one held in 4 bits, the scales of its blocks."""
     state = getattr(tensor, "quant_state", None)
     if state is not None:
         return [x for x in (state.absmax, getattr(state.state2, "absmax", None), state.offset)
                 if x is not None and x.is_floating_point()]  # fmt: skip
-    # Numbers of 8 bits have no sums in torch.
+    # torch has no sum of 8-bit numbers.
     return [tensor.detach()] if tensor.is_floating_point() and tensor.itemsize > 1 else []

@@ -1,4 +1,4 @@
-"""What a model has how many of, and which."""
+"""Counts of a model: parameters, virtual tokens, context; and its end tokens."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,18 +11,18 @@ CONTEXTS = ("max_position_embeddings", "max_target_positions")
 
 
 def size(model: torch.nn.Module, *, trainable: bool = False) -> int:
-    """How many parameters a model has; of one held in 4 bits those that the packed bytes stand for."""
+    """Number of parameters of a model; those in 4 bits count as unpacked."""
     chosen = (p for p in model.parameters() if p.requires_grad or not trainable)
     return sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in chosen)
 
 
 def virtual_tokens(model: torch.nn.Module) -> int:
-    """How many virtual tokens stand before each row."""
+    """Number of virtual tokens before each row."""
     return len(getattr(model, PREFIX, ()))
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """Tokens that a model's positions reach, less its virtual ones; None without a limit."""
+    """Most tokens of a sequence by the model's positions, less its virtual ones; None: no limit."""
     config = model.config
     for part in (config, config.get_text_config(decoder=True)):
         for name in CONTEXTS:
@@ -33,7 +33,7 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and what else the model's generation config names (chat
+    """Ids of the tokens that end an answer: the tokenizer's, and those in the model's generation config (chat
     models often end a turn and a document differently)."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     others = named if isinstance(named, list) else [] if named is None else [named]

@@ -1,4 +1,4 @@
-"""Whether a folder is the one that is meant."""
+"""Checks by its digest that a folder is the right one."""
 
 from pathlib import Path
 
@@ -11,14 +11,15 @@ def checked_digest(what: str, path: str, root: str | None, expected: str | None)
     """Digest of a folder: the base model's, or an adapter's.
 
     Args:
-        what: it is, for messages.
+        what: name of the folder's content in messages.
         path: the folder.
         root: of the volume that it must lie in.
         expected: the digest that it must have.
 
     Raises:
         DataError: there is no such folder.
-        BaseModelMismatch: it is not the one that was asked for, or leads elsewhere.
+        BaseModelMismatch: it is not the one that was asked for, leads out of the volume, or holds anything
+            but plain files.
     """
     folder = Path(path)
     if not folder.is_dir():

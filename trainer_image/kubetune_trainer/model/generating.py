@@ -1,8 +1,8 @@
-"""How a model can be made to answer as its forward pass would.
+"""How a model can generate what its forward pass says.
 
-transformers pads prompts of several lengths on the left, and keeps keys and values of the tokens before. Some
-architectures count positions from the padding, take no attention mask, or keep a state that fits no second
-token. So a few tokens are generated, and compared with what the model says of the whole row at once.
+transformers pads prompts of different lengths on the left, and caches keys and values of earlier tokens. Some
+architectures count positions from the padding, take no attention mask, or cache a state that does not fit the
+next token. So a few tokens are generated, and compared with one forward pass over the whole row.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from kubetune_trainer.reading import of_the_file
 from kubetune_trainer.warned import warn
 
 TOLERANCE = {ROUNDING[torch.float32]: 5e-5, ROUNDING[torch.bfloat16]: 0.1}
-"""How far logits may be off, by what rounding may change elsewhere: here more sums are in another order, and
-in bfloat16 some tokens go to other experts. What is wrong is off by 3e-3 at least with random weights in
-fp32."""
+"""How far logits may be off, for each of the roundings that `probing` allows. More is allowed here, because
+more sums are in another order, and in bfloat16 some tokens go to other experts. Wrong logits are off by at
+least 3e-3 with random weights in fp32."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Way:
 WAYS = (Way(padded=True, cached=True), Way(padded=False, cached=True), Way(padded=False, cached=False))
 """The fastest first."""
 _TOKENS = 3
-"""Generated to see it."""
+"""Number of tokens generated for the comparison."""
 _found: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 
 
 def way_of(model: PreTrainedModel, pad: int) -> Way:
-    """The fastest way in which a model answers as its forward pass says; it is looked for once.
+    """The fastest way in which a model generates what its forward pass says; it is found once.
 
     Args:
         model: a causal language model.
-        pad: token that pads.
+        pad: id of the padding token.
     """
     if model not in _found:
         _found[model] = _look(model, pad)

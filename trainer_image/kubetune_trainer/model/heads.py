@@ -1,4 +1,4 @@
-"""What stands on a transformer: the part that turns its states into answers."""
+"""Heads: the part of a model that turns the states of its transformer into answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class Head:
     auto: Any
     """transformers' class that makes and loads such models."""
     types: Mapping[str, str]
-    """model_type -> class, of all that have it."""
+    """model_type -> class, of all architectures that have it."""
     what: str
     """Its name in messages."""
     task: str
     """peft's name of it."""
     fresh: bool = False
-    """Whether a base may come without it; then it is initialised anew."""
+    """Whether a base may lack it; then it is initialised anew."""
 
 
 CAUSAL_LM = Head(

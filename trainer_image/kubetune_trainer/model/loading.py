@@ -44,14 +44,14 @@ def load(
         options: how its weights are held: the dtype, and what else `from_pretrained` takes.
         tokenizer: its own.
         length: longest sequence that it must take.
-        head: what is to stand on it.
-        settings: fields of its config that the data decide on.
-        what: it is, for messages.
-        whole: whether a whole model is made of it: then what that will lack is warned of.
+        head: its head.
+        settings: fields of its config that depend on the data.
+        what: name of the model in messages.
+        whole: whether a whole model is made of it: then a warning tells what that will lack.
 
     Returns:
-        The model, and the modules that the folder has no weights for, initialised anew: the head, if it may
-        be new, and what pools for it.
+        The model, and those of its modules that are initialised anew, because the folder has no weights for
+        them: the head, if it may be new, and its pooler.
 
     Raises:
         InvalidSpec: no such model there, its context is shorter than `length`, its weights are incomplete or
@@ -66,7 +66,7 @@ def load(
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **options, **(settings or {}),
             )  # fmt: skip
-    except Exception as error:  # transformers, and what it imports for a base, raises anything
+    except Exception as error:  # transformers, and what it imports, may raise anything
         if not of_the_file(error):
             raise
         problem = cause(error)
@@ -75,7 +75,7 @@ def load(
         raise InvalidSpec(f"the {what} cannot be loaded: {problem}") from error
     quantised.settle(model, options["dtype"])
     rescaling.prevent(model)
-    model.config.return_dict = True  # what all of this reads; a config may say otherwise
+    model.config.return_dict = True  # as all code here expects; a config may say otherwise
     kinds = set(model.config.architectures or ())
     if not head.fresh and kinds and kinds <= CLASSIFIERS:
         raise InvalidSpec(
@@ -97,7 +97,7 @@ def load(
     fresh = _fresh(model, info["missing_keys"], head, what)
     check_finite(model.named_parameters(), f"the {what}'s files")
     if whole:
-        lost = () if head.fresh else unexpected  # another head is lost on purpose
+        lost = () if head.fresh else unexpected  # a former head is left out on purpose
         belongings.tell_left_out(folder, type(model).__name__, lost)
     return model, fresh
 

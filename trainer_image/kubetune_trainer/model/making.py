@@ -25,7 +25,7 @@ def create(
         config: fields of a transformers config, model_type among them.
         tokenizer: gives vocabulary size and special token ids.
         length: longest sequence that it must take.
-        head: what stands on it.
+        head: its head.
 
     Raises:
         InvalidSpec: an unknown model type or field, values that do not go together, too short a context.
@@ -44,7 +44,7 @@ def create(
         )
     usual = CONFIG_MAPPING[kind]().to_dict()
     there = set(usual) | set(CONFIG_MAPPING[kind].attribute_map)
-    # In JSON, and so in Kubernetes, 1.0 is 1; transformers' configs insist on the type.
+    # JSON, and so Kubernetes, has 1 for 1.0, but transformers' configs insist on the type.
     fields = {n: float(v) if type(v) is int and type(usual.get(n)) is float else v for n, v in fields.items()}
     for field in set(fields) - there:
         near = difflib.get_close_matches(field, there, n=1)

@@ -1,8 +1,8 @@
 """Checks of what a model computes: a few tokens are run through it.
 
-A row is changed where that must not show, and the logits are compared. What the order of sums alone changes
-(mixtures of experts gather the tokens of each expert) is at most 3e-7 of the logits in all architectures of
-transformers; the smallest leak, with random weights as they are initialised, is 8e-5.
+A row is changed where that must not show, and the logits are compared. Another order of sums alone (mixtures
+of experts gather the tokens of each expert) changes them by at most 3e-7 in all architectures of
+transformers. The smallest leak, with random weights as they are initialised, is 8e-5. Both are relative.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from kubetune_trainer.runtime import Precision, autocast
 
 RESTORE = "put the file there that belongs to it"
 ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 2e-3}
-"""What the order of sums may change, relative to the logits."""
+"""Most that another order of sums may change the logits, as `difference` measures it."""
 LARGEST_WIDENED = 1 << 28
-"""Parameters that are computed with in fp32 for a probe: a GiB. Larger models are probed as they are: no
-random weights, whose leaks are small."""
+"""Most parameters of a model that is probed in fp32: a GiB. Larger models are probed in their own precision,
+because their weights are not random: with random ones leaks are small."""
 _ROW = [3, 4, 5, 6, 7, 8, 9]
 _LONGEST = 257
-"""Tokens of a row that is tried in training: more than a part that rows are cut into has."""
+"""Most tokens of the row that is tried in training: more than the parts that some models cut rows into."""
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside, training mode as before after it."""
+    """Without dropout and gradients inside; afterwards the training mode is as before."""
     was = model.training
     model.eval()
     try:
@@ -62,8 +62,8 @@ def check_causal(model: PreTrainedModel, precision: Precision = "fp32") -> None:
 
 
 def isolates(model: PreTrainedModel, precision: Precision = "fp32") -> bool:
-    """Whether documents packed into one row do not see each other, and are understood as if alone, where
-    their positions begin anew.
+    """Whether documents packed into one row, with positions from 0 in each, are kept apart: the logits of
+    each are the same as alone.
 
     Args:
         model: a causal language model.
@@ -93,7 +93,7 @@ def check_isolation(model: PreTrainedModel, precision: Precision = "fp32") -> No
 
 
 def minds_padding(model: PreTrainedModel, precision: Precision = "fp32") -> bool:
-    """Whether padding after a row changes what a model makes of it, though an attention mask marks it.
+    """Whether padding after a row changes a model's output for it, although an attention mask marks it.
 
     Args:
         model: with a head that answers for each token or for the whole row.
@@ -111,16 +111,16 @@ def minds_padding(model: PreTrainedModel, precision: Precision = "fp32") -> bool
 
     with probing(model, precision) as limit:
         alone, padded = answer(0), answer(3)
-    # A logit alone says little: of a new head it is near 0, and all that is left of it may be rounding.
+    # States count, too, because the logits of a new head are near 0 and may be no more than rounding.
     found = torch.cat([p[: len(a)].flatten() for a, p in zip(alone, padded, strict=True)])
     return difference(found, torch.cat([a.flatten() for a in alone])) > limit
 
 
 def check_training(model: PreTrainedModel, length: int) -> None:
-    """Refuse a model that takes rows of some lengths only while it is trained.
+    """Refuse a model that, in training, only takes rows of some lengths.
 
     Args:
-        model: it.
+        model: to train.
         length: of the longest row.
 
     Raises:
@@ -145,19 +145,19 @@ def check_training(model: PreTrainedModel, length: int) -> None:
 
 
 def ended(model: PreTrainedModel, row: list[int]) -> list[int]:
-    """A row whose last token is the model's end token: classifiers of BART's kind read what stands there."""
+    """A row with the model's end token as its last, at which classifiers like BART's read the state."""
     end = model.config.get_text_config().eos_token_id
     return [*row[:-1], end] if type(end) is int and end >= 0 else row
 
 
 def row_without(pad: int) -> list[int]:
-    """A row of seven tokens, none of which pads."""
+    """A row of seven tokens without the padding token."""
     return [token for token in range(3, 11) if token != pad][: len(_ROW)]
 
 
 def _logits(model: PreTrainedModel, row: list[int], **more: list[int]) -> torch.Tensor:
-    """Of a row by itself, [tokens, vocabulary]: in a batch, some processors round the same sum otherwise in
-    another row."""
+    """Logits of one row, [tokens, vocabulary]. It is not batched: some processors round the same sum
+    differently in another row of a batch."""
     settings = {name: torch.tensor([value], device=model.device) for name, value in more.items()}
     tokens = torch.tensor([row], device=model.device)
     logits: torch.Tensor = model(input_ids=tokens, use_cache=False, **settings).logits[0]
@@ -165,15 +165,15 @@ def _logits(model: PreTrainedModel, row: list[int], **more: list[int]) -> torch.
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference, relative to that of how the expected logits differ from each other."""
+    """Norm of the difference, relative to that of the expected logits without their mean, if they differ."""
     spread = (expected - expected.mean()).norm()
     return float((found - expected).norm() / spread) if spread else float((found - expected).norm())
 
 
 @contextmanager
 def probing(model: PreTrainedModel, precision: Precision = "fp32") -> Iterator[float]:
-    """Evaluation, in fp32 if the model is not too large for it, whatever autocast says outside; gives what
-    rounding may change."""
+    """Evaluate inside: in fp32 and without autocast, if the model is not too large. Gives the `difference`
+    that rounding may make."""
     held = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     computing = [m for m in model.modules() if hasattr(m, "compute_dtype")]  # layers held in 4 bits
     if sum(t.numel() for t in model.parameters()) > LARGEST_WIDENED:

@@ -1,5 +1,5 @@
-"""Bases whose files are quantised: which of them can be trained on, how they are loaded, and what is said of
-the others before anything is read."""
+"""Bases whose files are quantised: which can be trained on, how these are loaded, and how the others are
+refused before anything is read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ from kubetune_trainer.warned import warn
 
 NF4, FP4, INT8 = "bitsandbytes nf4", "bitsandbytes fp4", "bitsandbytes int8"
 WIDENED: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
-"""Formats that are held in training.precision once they are loaded, and their settings in transformers."""
+"""Formats that are widened to training.precision when they are loaded, and their settings in transformers."""
 FORMATS = (NF4, FP4, INT8, *WIDENED)
-"""That can be trained on. transformers trains on more, with packages that the image lacks."""
+"""Formats that can be trained on. transformers knows more, with packages that the image lacks."""
 _BEFORE = "name the base as it was before it was quantised"
 
 
@@ -32,7 +32,7 @@ def check(folder: Path, method: str, wanted: Quantization | None) -> None:
         wanted: how method qlora is to hold the base.
 
     Raises:
-        InvalidSpec: it cannot; or config.json cannot be read.
+        InvalidSpec: the method cannot; or config.json cannot be read.
     """
     settings = _settings(folder, "base model")
     found = check_format(folder, "base model")
@@ -61,11 +61,11 @@ def check(folder: Path, method: str, wanted: Quantization | None) -> None:
 
 
 def check_format(folder: Path, what: str) -> str | None:
-    """The format of a quantised model, one of `FORMATS`; None of one that is not quantised.
+    """The format of a quantised model, one of `FORMATS`; None: it is not quantised.
 
     Args:
         folder: of the model.
-        what: it is, for messages.
+        what: name of the model in messages.
 
     Raises:
         InvalidSpec: it is another format; or config.json cannot be read.
@@ -86,11 +86,11 @@ def check_format(folder: Path, what: str) -> str | None:
 
 
 def options(folder: Path, what: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for a model as its files hold it.
+    """Arguments of `from_pretrained` for a model in the format of its files.
 
     Args:
         folder: of the model.
-        what: it is, for messages.
+        what: name of the model in messages.
         wanted: arguments for a model that is not quantised.
 
     Raises:
@@ -109,13 +109,13 @@ def settle(model: PreTrainedModel, dtype: torch.dtype) -> None:
     - Before any forward: keep bitsandbytes from repacking weights for its AVX512-BF16 kernel. It does so at
       the first forward in eval mode, and from then on gradients through the layer are wrong or missing,
       without an error (seen with 0.48 to 0.50).
-    - Layers in 4 bits compute in the dtype that their files name, float16 perhaps: they shall in that of the
+    - Layers in 4 bits would compute in the dtype that their files name, perhaps float16. They get that of the
       model.
-    - transformers widens MXFP4 to bfloat16 where fp32 was asked for.
+    - transformers widens MXFP4 to bfloat16 even if fp32 was asked for. These weights become fp32.
 
     Args:
-        model: it.
-        dtype: that it is computed in.
+        model: just loaded.
+        dtype: of its computation.
     """
     for layer in model.modules():
         if isinstance(layer, Linear4bit):

@@ -1,8 +1,8 @@
 """Weights that a model changes by itself.
 
-RWKV divides weights of its later layers in place when it is evaluated, so that float16 suffices, and
-multiplies them again in training. Saved after an evaluation they would be divided once more by whoever reads
-them. The update of an adapter is not divided with its layer, and layers in 4 bits cannot be.
+RWKV divides weights of its later layers in place for evaluation, so that float16 suffices, and multiplies
+them again for training. If they were saved after an evaluation, whoever loads them would divide them again.
+An adapter's update is not divided with its layer, and weights in 4 bits cannot be.
 """
 
 from collections.abc import Iterator
@@ -20,4 +20,4 @@ def prevent(model: PreTrainedModel) -> None:
 
 
 def _leave() -> None:
-    """Instead of RWKV's own."""
+    """Does nothing, in place of RWKV's own."""

@@ -11,9 +11,9 @@ from kubetune_trainer.model.probing import evaluating
 from kubetune_trainer.warned import warn
 
 SWITCH = "output_router_logits"
-"""The field of a config that turns on the loss which keeps experts evenly used."""
+"""The field of a config that turns on the loss term which keeps experts evenly used."""
 _LEAST = 1e-5
-"""Of the loss, relative: more is another term, and no rounding."""
+"""Relative difference of the loss above which it is another term, and not rounding."""
 
 
 def has_further_terms(model: PreTrainedModel) -> bool:
@@ -22,7 +22,7 @@ def has_further_terms(model: PreTrainedModel) -> bool:
     (z_loss_coefficient).
 
     Raises:
-        InvalidSpec: it is, and labels cannot be given to it as they are here, each at the token before.
+        InvalidSpec: it is, but the model does not take labels that are already shifted, as they are here.
     """
     tokens = torch.tensor([[3, 4, 5, 6, 7, 8, 9]], device=model.device)
     following = torch.tensor([[4, 5, 6, 7, 8, 9, IGNORED]], device=model.device)
@@ -35,7 +35,7 @@ def has_further_terms(model: PreTrainedModel) -> bool:
             return False
         logits = own.logits[0].float()
         loss = cross_entropy(logits, following[0])
-        # Some shift the labels, some take them as they are.
+        # Some models shift the labels, some take them as they are.
         if min(abs(own.loss - loss), abs(own.loss - cross_entropy(logits, tokens[0]))) <= _LEAST * loss:
             return False
         given = model(input_ids=tokens, labels=following, shift_labels=following, use_cache=False).loss
@@ -48,7 +48,7 @@ def has_further_terms(model: PreTrainedModel) -> bool:
 
 
 def tell_ignored(model: PreTrainedModel, stage: str) -> None:
-    """Warn that a stage has a loss of its own, where a config asks for more."""
+    """Warn if a config asks for further terms of the loss, which a stage with its own loss leaves out."""
     if has_further_terms(model):
         warn(
             WarningReason.LOSS_TERMS_IGNORED,
@@ -58,7 +58,7 @@ def tell_ignored(model: PreTrainedModel, stage: str) -> None:
 
 
 def check_experts(model: PreTrainedModel) -> None:
-    """Tell of a new mixture of experts whether they will be used evenly.
+    """Check that a new mixture of experts is trained to use them evenly; warn if it could be and is not.
 
     Raises:
         InvalidSpec: its config asks for a loss that it does not have.

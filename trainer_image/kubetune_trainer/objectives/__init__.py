@@ -1,3 +1,3 @@
-"""What is learned. Each module has a HEAD, `prepare` (the data), `loss_model` (a model whose forward pass is
-the loss, and its `measure` the evaluation) and `samples` (answers to sample prompts). A new stage is one more
-module."""
+"""Objectives: what is learned. Each module has a HEAD, `prepare` (reads the data), `loss_model` (makes a
+model whose forward pass is the loss and whose `measure` is the evaluation) and `samples` (answers sample
+prompts). A new stage is one more module."""

@@ -1,4 +1,4 @@
-"""What the stages that learn from rewards make of their data: prompts, and the stream of answers to them."""
+"""Data of the stages that learn from rewards: prompts, and the stream of answers to them."""
 
 import math
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ from kubetune_trainer.runtime import Precision
 from kubetune_trainer.signals import Stop
 
 EVALUATION = 2**32
-"""Number of the draw that measures; those of training count from 0."""
+"""Number of the draw of answers for evaluation; draws for training count from 0."""
 
 
 def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int) -> Prepared:
-    """Read the prompts, hold some out (those that the evaluation's own data has, if it has any), tokenise,
-    plan the batches of answers.
+    """Read and tokenise the prompts, hold some out (see `split`), and plan the batches of answers.
 
     Args:
         spec: the run.
         stop: whether to stop.
-        weigh: gives answers their advantages.
+        weigh: computes the advantages of answers.
         group: answers to each prompt.
         epochs: steps on each batch of answers.
 
     Raises:
-        DataError: see `read_records`; or nothing is left to train on; or a rule has nothing to compare with.
-        InvalidSpec: the base has no usable tokenizer.
+        DataError: see `read_records`; or nothing is left to train on; or a reward function needs an answer
+            that a record lacks.
+        InvalidSpec: the base has no usable tokenizer, or answers leave no room for a prompt.
     """
     if spec.finetune is None or spec.model.path is None or spec.reward is None:
         raise InvalidSpec(f"stage {spec.stage} needs finetune settings, a base model and a reward")
@@ -89,7 +89,7 @@ def prepare(spec: RunSpec, stop: Stop, weigh: Weigh, *, group: int, epochs: int)
 
 
 class _Answering:
-    """From when the model is there."""
+    """What is done once there is a model: answering and evaluation."""
 
     def __init__(
         self, spec: RunSpec, tokenizer: PreTrainedTokenizerBase, rollout: RolloutSettings,
@@ -99,7 +99,7 @@ class _Answering:
         self._stream, self._measured = stream, measured
 
     def begin(self, policy: Policy, around: Surroundings) -> None:
-        """Fetch the reward model, and remember what the policy begins as."""
+        """Load the judge, and have the policy remember what it begins as."""
         assert self._spec.reward is not None
         judge = _judge(self._spec, self._spec.reward, around.precision, policy.model.device)
         policy.begin()
@@ -107,7 +107,7 @@ class _Answering:
         self._stream.bind(self._actor, around.accelerator, around.stop, around.report)
 
     def measure(self, stop: Stop) -> dict[str, float]:
-        """Mean reward and divergence of an answer to each held-out prompt, the same draw each time."""
+        """Mean reward and divergence of one answer to each held-out prompt, the same draw each time."""
         if not self._measured:
             return {}
         found = self._actor.answer(self._measured, (self._spec.training.seed, EVALUATION), stop)

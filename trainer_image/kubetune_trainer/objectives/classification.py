@@ -36,8 +36,7 @@ HEAD = CLASSIFIER
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
-    """Read the texts, settle the classes, hold some texts out (those that the evaluation's own data has, if
-    it has any), tokenise, plan the epochs.
+    """Read the texts, settle the classes, hold some texts out (see `split`), tokenise, plan the epochs.
 
     Raises:
         DataError: see `read_records`; a label that is no class; or nothing is left to train on.
@@ -113,7 +112,7 @@ class _Read:
 
 
 def _load(source: RunSource, own: RunSource | None, labels: list[str], stop: Stop) -> Loaded[_Read]:
-    """The texts of a source. Labels are noted but those of the evaluation's own data."""
+    """The texts of a source. Notes their labels, unless the source is the evaluation's own data."""
     found, hashes, skipped = [], [], Skipped()
     for record, example, number in read_examples(source, stop, skipped):
         assert isinstance(example, Labelled), "the API refuses other formats"
@@ -125,8 +124,11 @@ def _load(source: RunSource, own: RunSource | None, labels: list[str], stop: Sto
 
 
 def _classes(spec: RunSpec, labels: list[str], work: Path) -> list[str]:
-    """The classes in the order of the model's outputs. Those found in the data are kept: a head must meet the
-    classes that it began with, even if the data changed meanwhile."""
+    """The classes in the order of the model's outputs.
+
+    Those found in the data are kept, because a resumed run must use the classes that it began with, even if
+    the data changed meanwhile.
+    """
     if spec.data.labels is not None:
         return spec.data.labels
     kept = work / "labels.json"

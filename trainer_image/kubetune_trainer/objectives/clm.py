@@ -24,8 +24,8 @@ HEAD = CAUSAL_LM
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -> Prepared:
-    """Read and tokenise the corpus, and cut it into rows: full ones of several documents, or each of a piece
-    of one.
+    """Read and tokenise the corpus, and cut it into rows: full ones of several documents, or one piece of a
+    document in each.
 
     Raises:
         DataError: see `read_corpus`.
@@ -59,17 +59,17 @@ def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -
 
 
 def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision) -> LossModel:
-    """The loss of the tokens that follow."""
+    """The loss of the next tokens."""
     return LossModel(model, precision, packed=prepared.packed)
 
 
 def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> list[str]:
-    """How the model goes on from each sample prompt."""
+    """The model's continuation of each sample prompt."""
     return sample_answers(model, prepared.tokenizer, spec.evaluation, stop, chat=False)
 
 
 def _steps(training: PretrainTraining | FineTuneTraining, mean_row: float, tokens: int) -> int:
-    """Length of the run. An epoch sees as many tokens as the training part of all sources holds."""
+    """Number of steps. An epoch sees as many tokens as the training part of all sources holds."""
     if training.max_steps is not None:
         return training.max_steps
     if isinstance(training, FineTuneTraining):

@@ -27,8 +27,8 @@ HEAD = CAUSAL_LM
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
-    """Pairs, and the reference's view of them, which is measured once, before anything is learned: so no
-    second model is held, whatever the method.
+    """The pairs, and the reference's log ratios of them. These are measured once, before training: so no
+    second model is held with any method.
 
     Raises:
         DataError, InvalidSpec: see `pairs.prepare`.
@@ -69,7 +69,7 @@ class DpoLossModel(LossModel):
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor
     ) -> torch.Tensor:
-        """Sum over pairs; idle ones add nothing."""
+        """The loss, summed over pairs; idle pairs add nothing."""
         return pairs.loss_of(self._margins(tokens, positions, labels, *more), labels)
 
     def log_ratios(

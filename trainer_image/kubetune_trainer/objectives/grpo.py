@@ -1,6 +1,6 @@
-"""Group relative policy optimisation: the model answers each prompt several times, and what is better than
-other answers to the same prompt is made likelier, within a clip range, while divergence from the reference
-costs (Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+"""Group relative policy optimisation: the model answers each prompt several times. Answers that are better
+than others to the same prompt are made likelier, within a clip range, and divergence from the reference costs
+(Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
 eq. 3).
 
 Every token of a batch counts alike (Yu et al. 2025, DAPO, eq. 8), so long answers are not favoured.
@@ -56,7 +56,7 @@ def loss_model(
 
 
 def weigh(settings: Grpo, rollouts: Sequence[Rollout], memory: Memory) -> list[Rollout]:
-    """The advantage of an answer is that of each of its tokens."""
+    """Give each token the advantage of its answer."""
     rewards = np.array([r.reward for r in rollouts])
     found = relative(rewards, settings.group_size, scale=settings.scale_rewards)
     return [weighed(r, np.full(len(r.answer), a)) for r, a in zip(rollouts, found, strict=True)]
@@ -74,7 +74,7 @@ class GrpoModel(Policy):
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor, *numbers: torch.Tensor
     ) -> torch.Tensor:
-        """Sum over the answers' tokens."""
+        """The loss, summed over the answers' tokens."""
         likely, _ = self.scored(tokens, positions, labels)
         old, reference, advantages, *_ = (n[labels != IGNORED] for n in numbers)
         return losses(likely, old, reference, advantages, self._settings).sum()
@@ -83,10 +83,12 @@ class GrpoModel(Policy):
 def losses(
     likely: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor, settings: Grpo
 ) -> torch.Tensor:
-    """Loss of each token, all arguments [tokens]: the clipped objective, and an estimate of the divergence
-    that is never negative, r - log r - 1 with r = p_reference / p (Schulman 2020), times the ratio to the
-    model that drew the token, without which the gradient would not be the divergence's (DeepSeek-AI 2025,
-    DeepSeek-V3.2)."""
+    """Loss of each token; the tensors are [tokens]: the clipped objective, plus beta times the divergence.
+
+    The divergence is estimated by r - log r - 1 with r = p_reference / p, which is never negative (Schulman
+    2020), times p / p_old. Without this ratio to the model that drew the token, the gradient would not be
+    that of the divergence (DeepSeek-AI 2025, DeepSeek-V3.2).
+    """
     ratio = (likely - old).exp()
     policy = clipped(ratio, advantages, settings.clip_range)
     if not settings.beta:

@@ -25,8 +25,8 @@ AROUND = 2
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
-    """Read and tokenise the corpus, cut it into rows of documents that follow each other, parted by [SEP] (as
-    RoBERTa's FULL-SENTENCES, Liu et al. 2019), and hide some tokens, other ones in each pass.
+    """Read and tokenise the corpus, cut it into rows of consecutive documents separated by [SEP] (RoBERTa's
+    FULL-SENTENCES, Liu et al. 2019), and hide some tokens, different ones in each pass.
 
     Raises:
         DataError: see `read_corpus`.
@@ -70,8 +70,8 @@ def samples(model: MaskedLossModel, prepared: Prepared, spec: RunSpec, stop: Sto
 
 
 def _evaluation_rows(parts: list[Part], length: int, limit: int, masker: Masker) -> list[Row]:
-    """Held-out documents cut into sequences in which always the same tokens are hidden; any first part of
-    them is a fair sample."""
+    """Held-out documents cut into sequences, with the same tokens hidden each time; any first part of them is
+    a fair sample."""
     rows = []
     for n, (i, d, start, count) in enumerate(pieces([p.tokens for p in parts], length, limit)):
         inner = parts[i].inner

@@ -14,17 +14,17 @@ from kubetune_trainer.signals import Stop
 
 
 class Objective(Protocol):
-    """What a module in this package has that a stage is carried out by."""
+    """What a module in this package has, so that a stage can use it."""
 
     HEAD: Head
-    """What stands on the model."""
+    """The head of the model."""
 
     def prepare(self, spec: RunSpec, work: Path, stop: Stop, packs: Packs) -> Prepared:
         """Read and encode the data.
 
         Args:
             spec: the run.
-            work: a folder for what is made of them.
+            work: folder that outlives an attempt.
             stop: looked at between records.
             packs: tells whether documents share rows.
         """

@@ -1,4 +1,4 @@
-"""What the stages that learn from preferences make of their data."""
+"""Data of the stages that learn from preferences."""
 
 import math
 from collections.abc import Iterable
@@ -32,18 +32,17 @@ class PreparedPairs:
     prepared: Prepared
     training: Pairs
     seen: list[int]
-    """Numbers of the training pairs that the run gets to see."""
+    """Indices of the training pairs that the run will see."""
     measured: Pairs
 
 
 def prepare(spec: RunSpec, stop: Stop, *, whole: bool = False) -> PreparedPairs:
-    """Read the pairs, hold some out (those that the evaluation's own data has, if it has any), tokenise, plan
-    the epochs. Each pair is a row of its own.
+    """Read the pairs, hold some out (see `split`), tokenise, plan the epochs. Each pair is a row of its own.
 
     Args:
         spec: the run.
         stop: whether to stop.
-        whole: whether the model looks at a side's last token, too.
+        whole: whether a side's last token is an input, too.
 
     Raises:
         DataError: see `read_records` and `encode_pairs`; or nothing is left to train on.
@@ -95,7 +94,7 @@ def loss_of(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def measures_of(margins: Iterable[torch.Tensor]) -> dict[str, float]:
-    """Mean loss per pair, share of pairs with a positive margin, mean margin; of batches of margins."""
+    """Mean loss per pair, share of pairs with a positive margin, mean margin; from batches of [pairs]."""
     every = torch.cat([batch.double().cpu() for batch in margins])
     return {
         "loss": float(-nn.functional.logsigmoid(every).mean()),
@@ -124,7 +123,7 @@ def _load(
 
 
 def _seen(epochs: Epochs, count: int, examples: int) -> list[int]:
-    """Which of some examples are in the first `count` rows of a run."""
+    """Indices of the examples in the first `count` rows of a run; `examples` is how many there are."""
     found: set[int] = set()
     epoch = 0
     while count > 0 and len(found) < examples:

@@ -1,8 +1,8 @@
-"""Proximal policy optimisation: the model answers prompts; a value head, on the same transformer, learns what
-reward to expect after each token; what turns out better than expected is made likelier, within a clip range
-(Schulman et al. 2017; of language models Ziegler et al. 2019, Ouyang et al. 2022).
+"""Proximal policy optimisation: the model answers prompts, and a value head on the same transformer learns
+what reward to expect after each token. Tokens that turn out better than expected are made likelier, within a
+clip range (Schulman et al. 2017; for language models Ziegler et al. 2019, Ouyang et al. 2022).
 
-The reward of a token is minus the price of diverging from the reference; the last one gets the answer's, too.
+A token's reward is minus the price of diverging from the reference. The last one also gets the answer's.
 """
 
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ def samples(model: Policy, prepared: Prepared, spec: RunSpec, stop: Stop) -> lis
 
 
 def weigh(settings: Ppo, rollouts: Sequence[Rollout], memory: Memory) -> list[Rollout]:
-    """Advantages, whitened over the batch, and returns of each token; adapts the price of divergence for the
-    next batch where it has a target."""
+    """Give each token its advantage, whitened over the batch, and its return. If divergence has a target,
+    adapt its price for the next batch."""
     price = memory.get(KL, settings.kl_coefficient)
     found, returns = [], []
     for rollout in rollouts:
@@ -92,8 +92,8 @@ def losses(
     likely: torch.Tensor, values: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor,
     former: torch.Tensor, returns: torch.Tensor, settings: Ppo,
 ) -> torch.Tensor:  # fmt: skip
-    """Loss of each token, all arguments [tokens]: the clipped objective, and half the square of the error of
-    the value or of the clipped value, whichever is larger."""
+    """Loss of each token; the tensors are [tokens]: the clipped objective, plus value_coefficient times half
+    the squared error of the value or of the clipped value, whichever is larger."""
     policy = clipped((likely - old).exp(), advantages, settings.clip_range)
     near = former + (values - former).clamp(-settings.value_clip_range, settings.value_clip_range)
     error = 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)

@@ -19,11 +19,11 @@ from kubetune_trainer.signals import Stop
 Collate = Callable[[Sequence[Any], torch.device], tuple[torch.Tensor, ...]]
 """Rows as a batch on a device: the arguments of the loss model's forward pass."""
 Packs = Callable[[PreTrainedTokenizerBase], bool]
-"""Whether documents may share rows; asked once the tokenizer is known, and told by the model itself."""
+"""Whether documents may share rows: asked once the tokenizer is known, answered by the model itself."""
 
 
 def shared_rows(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Of a model that keeps the documents in a row apart, as most do."""
+    """`Packs` for a model that keeps the documents in a row apart, as most do."""
     return True
 
 
@@ -32,7 +32,7 @@ class EvaluationSet:
     """What is measured before and after training."""
 
     rows: Sequence[RowLike]
-    """For what the loss model measures."""
+    """For metrics of the loss model."""
     questions: list[Question]
     """For metrics of answers."""
     examples: int
@@ -47,7 +47,7 @@ class Surroundings:
     precision: Precision
     stop: Stop
     report: Callable[..., None]
-    """Tells numbers to whoever follows the run."""
+    """Reports metrics to whoever follows the run."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class Prepared:
     packed: bool = False
     """Whether rows hold several documents, isolated by their positions."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Fields of the model's config that the data decide on."""
+    """Fields of the model's config that depend on the data."""
     begin: Callable[[Any, Surroundings], None] | None = None
-    """Given the loss model of the untrained model: measures what the loss refers to, or lets the model answer
-    from then on."""
+    """Called with the loss model before training: measures what the loss refers to, or enables answering."""
     measure: Callable[[Stop], dict[str, float]] | None = None
-    """Measures, where that is not done on the evaluation's rows."""
+    """The evaluation, if it is not done on the evaluation's rows."""
     class_weights: list[float] | None = None
-    """Of stage classification: what an example of each class counts in the loss."""
+    """For stage classification: weight of each class in the loss."""

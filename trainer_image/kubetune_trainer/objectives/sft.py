@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: say what the assistant says."""
+"""Supervised fine-tuning: learn to say what the assistant says."""
 
 import math
 from collections.abc import Sequence
@@ -33,8 +33,7 @@ HEAD = CAUSAL_LM
 
 
 def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -> Prepared:
-    """Read the examples, hold some out (those that the evaluation's own data has, if it has any), tokenise,
-    plan the epochs.
+    """Read the examples, hold some out (see `split`), tokenise, plan the epochs.
 
     Raises:
         DataError: see `read_records`; or nothing is left to train on.
@@ -73,7 +72,7 @@ def prepare(spec: RunSpec, work: Path, stop: Stop, packs: Packs = shared_rows) -
 
 
 def loss_model(model: PreTrainedModel, spec: RunSpec, prepared: Prepared, precision: Precision) -> LossModel:
-    """The loss of the tokens that follow."""
+    """The loss of the next tokens."""
     return LossModel(model, precision, packed=prepared.packed)
 
 
@@ -84,7 +83,7 @@ def samples(model: LossModel, prepared: Prepared, spec: RunSpec, stop: Stop) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An example as what it asks, as text and as tokens."""
+    """An example as read, as text and as tokens."""
 
     example: Example
     rendered: Rendered
@@ -125,7 +124,7 @@ def _store(examples: Sequence[Encoded], length: int, tokenizer: PreTrainedTokeni
 
 
 def _evaluation(spec: RunSpec, tokenizer: PreTrainedTokenizerBase, items: Sequence[_Item]) -> EvaluationSet:
-    """Measured on the answers alone, whatever is trained on."""
+    """What is evaluated: answers alone, even if prompts are trained on."""
     encoded = [item.encoded for item in items]
     if spec.data.prompt_loss:
         encoded = list(encode((item.rendered for item in items), tokenizer))

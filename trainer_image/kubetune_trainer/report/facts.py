@@ -10,10 +10,10 @@ from kubetune_trainer.report.words import counted
 
 HIGHER_IS_BETTER = {"token-accuracy", "exact-match", "rouge-l", "accuracy", "f1", "reward-margin", "reward"}
 NEITHER = {"kl"}
-"""How far the model has gone from where it began."""
+"""Metrics of which neither more nor less is better: the divergence from the initial model."""
 SHARES = HIGHER_IS_BETTER - {"reward-margin", "reward"}
 LARGEST = 1e300
-"""A perplexity that is larger is cut off somewhere above: see `loss`."""
+"""Larger perplexities are only shown as larger than this, because `loss` limits them."""
 AS_THEY_ARE = {"text", "prompt-completion"}
 """Formats of stage sft that do not go through the chat template."""
 
@@ -26,11 +26,11 @@ class Change:
     before: float | None
     after: float
     higher: bool | None
-    """Whether more is better; None where neither is."""
+    """Whether more is better; None: neither is."""
 
     @property
     def better(self) -> bool | None:
-        """Whether it improved; None where it stayed, was not measured before or has no better."""
+        """Whether it improved; None: it did not change, was not measured before, or neither way is better."""
         if self.before is None or self.before == self.after:
             return None
         return None if self.higher is None else (self.after > self.before) == self.higher
@@ -75,26 +75,26 @@ class Facts:
     digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     warnings: list[RunWarning] = field(default_factory=list)
-    """What the run did otherwise than somebody may expect."""
+    """What the run did differently from what a user may expect."""
     chat_template_added: bool = False
     """Whether the run's tokenizer had to be given a chat template, the base having none."""
 
     @property
     def measured(self) -> str:
-        """What was: sequences where documents are read."""
+        """Number and kind of what was measured: sequences in stages that read documents, else examples."""
         reads = self.spec.stage in ("pretrain", "mlm", "domain")
         return counted(self.evaluated, "held-out sequence" if reads else "held-out example")
 
     @property
     def chats(self) -> bool:
-        """Whether it is asked by the chat template; in the stages of pairs and prompts only if a record held
-        messages, which is not known here."""
+        """Whether the model is asked by the chat template. In the stages of pairs and prompts this is only so
+        if a record held messages. That is not known here, so it is assumed."""
         stage, formats = self.spec.stage, {s.format for s in self.spec.data.sources}
         return stage in ("dpo", "ppo", "grpo") or (stage == "sft" and not formats <= AS_THEY_ARE)
 
     @property
     def uris(self) -> dict[str, str]:
-        """Of what has a digest, by the same names."""
+        """URI of each thing that has a digest, by its name in `digests`."""
         spec = self.spec
         parts = {
             "base model": spec.model,
@@ -127,6 +127,6 @@ class Facts:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of training alone."""
+        """Tokens per second of training, without baseline and evaluation."""
         seconds = self.timings.get("training")
         return self.tokens / seconds if seconds else None

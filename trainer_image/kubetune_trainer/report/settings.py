@@ -11,7 +11,7 @@ POD = {"path", "root"}
 
 
 def settings(spec: RunSpec) -> list[tuple[str, str]]:
-    """Dotted names and values of all that the job or a default says, but whose run it was."""
+    """Dotted names and values of all that the job or a default says, except whose run it is."""
     return [*_flat("", {name: value for name, value in spec.wire().items() if name != "job"})]
 
 

@@ -1,4 +1,4 @@
-"""What tells how good an answer is: rules, or a model."""
+"""Judges of answers: rules, or a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Said:
     text: str
     """All of it, without special tokens."""
     answer: str | None
-    """What of it comes after the thought; None where that does not end, and there is no answer."""
+    """The part after the thought; None: the thought does not end, so there is no answer."""
 
 
 Judge = Callable[[Sequence[Prompt], Sequence[Said]], list[float]]

@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def judge_of(chosen: Sequence[RewardFunction]) -> Judge:
-    """The weighted sum of some rules, of what comes after the thought; of no answer 0."""
+    """A judge by the weighted sum of some rules. It looks at what follows the thought; no answer gets 0."""
 
     def judge(prompts: Sequence[Prompt], answers: Sequence[Said]) -> list[float]:
         return [
@@ -32,12 +32,12 @@ def exact_match(said: str, right: str) -> float:
 
 
 def contains(said: str, right: str) -> float:
-    """Whether the right answer is in it."""
+    """Whether the right answer is in the answer."""
     return float(right.strip() in said)
 
 
 def number(said: str, right: str) -> float:
-    """Whether its last number is the last one of the right answer, as GSM8K is marked."""
+    """Whether the last numbers of both are equal, as GSM8K is marked."""
     found, wanted = _last_number(said), _last_number(right)
     return float(found is not None and found == wanted)
 
@@ -67,8 +67,8 @@ NEED_ANSWER = {"exact-match", "contains", "number"}
 
 
 def lacks(name: str, right: str) -> str | None:
-    """What a right answer lacks for a rule that compares with it, or None: every answer would be worth the
-    same."""
+    """What a right answer lacks for a rule that compares with it, or None. If it lacks something, every
+    answer would get the same reward."""
     if name == "contains" and not right.strip():
         return "is empty: every answer contains it"
     if name == "number" and _last_number(right) is None:

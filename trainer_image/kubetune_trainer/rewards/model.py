@@ -31,7 +31,7 @@ from kubetune_trainer.runtime import Precision, autocast
 
 
 def check(judge: RunAdapter, base_digest: str) -> str:
-    """The digest of a reward model that, where it is an adapter, belongs to a base.
+    """Check that a reward model, if it is an adapter, belongs to a base; return its digest.
 
     Raises:
         BaseModelMismatch: it was trained on another base, or is not the one that was asked for.
@@ -76,8 +76,8 @@ def load(spec: RunSpec, judge: RunAdapter, precision: Precision, device: torch.d
             f"reward model {judge.uri} has no weights for {', '.join(fresh)}: name a model that stage reward "
             "made"
         )
-    # A classifier answers at the last token that is not this one, and rows are padded by the tokenizer. Once
-    # it is loaded, since the embeddings of some models count positions from the number that they begin with.
+    # A classifier reads the last token that is not this one, and rows are padded by the tokenizer. It is set
+    # after loading, because the embeddings of some models count positions from the one in their files.
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.to(device).eval().requires_grad_(False)
     return _Judge(model, tokenizer, precision)
@@ -102,7 +102,7 @@ def _adapted(model: PreTrainedModel, judge: RunAdapter, folder: Path) -> PeftMod
     try:
         adapted: PeftModel = PeftModel.from_pretrained(model, folder, config=config)
         there = {*get_peft_model_state_dict(adapted, save_embedding_layers=False)}
-    except Exception as error:  # peft's and torch's, of other layers and shapes
+    except Exception as error:  # from peft and torch, for other layers and shapes
         if not of_the_file(error):
             raise
         raise BaseModelMismatch(f"{what} does not fit the base: {cause(error)}: {remedy}") from error

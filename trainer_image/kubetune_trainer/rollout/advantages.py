@@ -10,13 +10,13 @@ Numbers = NDArray[np.float64]
 
 def generalised(rewards: Numbers, values: Numbers, gamma: float, decay: float) -> Numbers:
     """Generalised advantage estimation (Schulman et al. 2015, eq. 16):
-    A_t = d_t + gamma decay A_(t+1), d_t = r_t + gamma V_(t+1) - V_t, nothing being expected after the end.
+    A_t = d_t + gamma decay A_(t+1), d_t = r_t + gamma V_(t+1) - V_t, where A and V are 0 after the end.
 
     Args:
         rewards: of each token of an answer, [n].
         values: what was expected before each, [n].
         gamma: discount per token.
-        decay: lambda, how much what follows tells about a token.
+        decay: lambda: how much later tokens count for an earlier one.
     """
     advantages = np.zeros(len(rewards))
     later = following = 0.0
@@ -50,6 +50,6 @@ def relative(rewards: Numbers, group: int, *, scale: bool) -> Numbers:
 
 
 def adapted(coefficient: float, divergence: float, target: float) -> float:
-    """The price of divergence after a batch of answers that diverged so much (Ziegler et al. 2019, section
-    2.2, with K = 0.1)."""
+    """The new price of divergence, after a batch of answers with this mean divergence (Ziegler et al. 2019,
+    section 2.2, with K = 0.1)."""
     return coefficient * (1 + 0.1 * float(np.clip(divergence / target - 1, -0.2, 0.2)))

@@ -17,7 +17,7 @@ from kubetune_trainer.runtime import Precision
 class Policy(LossModel):
     """A causal language model, scored token by token; its forward pass is left to the objective.
 
-    It never drops anything out: a ratio of probabilities compares like with like.
+    Nothing is ever dropped out, so that ratios of probabilities compare like with like.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class Policy(LossModel):
             nn.init.zeros_(self.value_head.bias)
 
     def train(self, mode: bool = True) -> "Policy":
-        """Stay as in evaluation."""
+        """Stay in evaluation mode; see the class."""
         super().train(False)
         return self
 
     def scored(
         self, tokens: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probability of each label that is not IGNORED, and what the value head expected before it;
-        fp32, [labels]. Arguments [rows, width]."""
+        """Log-probability of each label that is not IGNORED, and what the value head, if there is one,
+        expected before it; both fp32, [labels]. The arguments are [rows, width]."""
         plain = self._plain_head
         model = self.model.base_model if plain else self.model
         with self.autocast():
@@ -61,13 +61,13 @@ class Policy(LossModel):
         return found, values
 
     def begin(self) -> None:
-        """Remember the weights of now: those of the reference."""
+        """Remember the present weights as those of the reference."""
         self._start = {name: p.detach().clone() for name, p in trainable(self.model)}
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model is what it was at `begin`. Of an adapter that costs a copy of the adapter, and no
-        second model."""
+        """Inside, the model has the weights of `begin`. For an adapter this costs a copy of the adapter, not
+        a second model."""
         there = {name: p.data for name, p in trainable(self.model)}
         try:
             for name, parameter in trainable(self.model):

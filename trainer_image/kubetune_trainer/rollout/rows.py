@@ -21,22 +21,22 @@ NOTHING: Floats = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One answer. Numbers per token are of the answer's tokens, in their order."""
+    """One answer. Numbers per token belong to the answer's tokens, in their order."""
 
     prompt: NDArray[np.int64]
     answer: NDArray[np.int64]
-    """With its end token, if it came to its end."""
+    """With its end token, if it ended."""
     reward: float
     old: Floats
-    """Log-probabilities by the model that drew it."""
+    """Log-probabilities by the model that drew it, [answer]."""
     reference: Floats
-    """Log-probabilities by the model that training started from."""
+    """Log-probabilities by the model that training started from, [answer]."""
     values: Floats = field(default_factory=lambda: NOTHING)
-    """What the value head expected; empty without one."""
+    """What the value head expected, [answer]; empty without one."""
     advantages: Floats = field(default_factory=lambda: NOTHING)
-    """How much better than expected each token is."""
+    """How much better than expected each token is, [answer]."""
     returns: Floats = field(default_factory=lambda: NOTHING)
-    """What the value head should have expected."""
+    """What the value head should have expected, [answer]."""
     learned: bool = True
     """Whether it is trained on."""
 
@@ -50,12 +50,11 @@ class Rollout:
 
     @property
     def divergence(self) -> float:
-        """log p(answer) - log p(answer) by the reference: in the mean over answers the KL divergence, in
-        nats."""
+        """log p(answer) minus that by the reference: on average over answers, the KL divergence in nats."""
         return float(self.old.sum(dtype=np.float64) - self.reference.sum(dtype=np.float64))
 
     def row(self) -> Row:
-        """Its tokens; labels are those of the answer."""
+        """The tokens as a row, whose labels are those of the answer."""
         tokens = np.concatenate([self.prompt, self.answer])
         labels = tokens[1:].copy()
         labels[: len(self.prompt) - 1] = IGNORED
@@ -63,12 +62,12 @@ class Rollout:
         return row if self.learned else row.idle()
 
     def idle(self) -> "Rollout":
-        """Without labels: no term of the loss."""
+        """The same answer without labels, which adds nothing to the loss."""
         return replace(self, learned=False)
 
 
 class RolloutBatch(NamedTuple):
-    """Rollouts as tensors, [rows, longest row]; numbers stand where the labels do, zeros elsewhere."""
+    """Rollouts as tensors, each [rows, longest row]; numbers are where labels are, zeros elsewhere."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -98,7 +97,7 @@ def collate(rollouts: Sequence[Rollout], device: torch.device | str = "cpu", *, 
 
 
 def pack(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
-    """As a few tensors, for a checkpoint."""
+    """Rollouts as a few tensors, for a checkpoint."""
     fields = ("prompt", "answer", *NUMBERS)
     packed = {"reward": torch.tensor([r.reward for r in rollouts], dtype=torch.float64)}
     for name in fields:
@@ -109,7 +108,7 @@ def pack(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
 
 
 def unpack(packed: dict[str, torch.Tensor]) -> list[Rollout]:
-    """Undo `pack`."""
+    """The rollouts that `pack` was given."""
     rewards = packed["reward"].tolist()
     columns = {
         name: [part.numpy() for part in packed[name].split(packed[f"{name}.lengths"].tolist())]

@@ -1,4 +1,4 @@
-"""The rows that the model makes itself: a batch of answers, trained on for some steps, then the next."""
+"""Rows of the model's own answers: a batch is trained on for some steps, then the next is drawn."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -23,11 +23,11 @@ from kubetune_trainer.warned import warn
 Memory = dict[str, float]
 """What an objective remembers from batch to batch."""
 Weigh = Callable[[Sequence[Rollout], Memory], list[Rollout]]
-"""Gives answers their advantages."""
+"""Computes the advantages of answers."""
 
 
 class RolloutStream:
-    """Rows of the model's own answers. The state holds the answers of now, so that a run resumes exactly."""
+    """Rows of the model's own answers. The state holds the present answers, so that a run resumes exactly."""
 
     def __init__(
         self, prompts: EpochStream, weigh: Weigh, *,
@@ -35,7 +35,7 @@ class RolloutStream:
     ) -> None:  # fmt: skip
         """Args:
         prompts: an endless stream of `AskedPrompt`s.
-        weigh: gives answers their advantages.
+        weigh: computes the advantages of answers.
         group: answers to each prompt.
         epochs: steps on each batch of answers.
         seed: of the draws.
@@ -50,11 +50,11 @@ class RolloutStream:
         self._rewards: list[tuple[int, float]] = []
 
     def bind(self, actor: Actor, accelerator: Accelerator, stop: Stop, report: Callable[..., None]) -> None:
-        """Name who answers, the processes that share the work, and who is told."""
+        """Set who answers, the processes that share the work, and who gets the metrics."""
         self._actor, self._accelerator, self._stop, self._report = actor, accelerator, stop, report
 
     def next(self, count: int) -> list[RowLike]:
-        """The answers of now, or as many new ones.
+        """The present answers, or `count` new ones.
 
         Raises:
             Terminated: asked to stop; nothing has changed.
@@ -91,7 +91,7 @@ class RolloutStream:
             )
 
     def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:
-        """Each process answers some of the prompts."""
+        """Have each process answer some of the prompts; all get all answers."""
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         # Processes that are asked to stop at different moments would wait for each other.
         stop = self._stop if world == 1 else None
@@ -131,4 +131,4 @@ class RolloutStream:
 
 
 ROWS = "rows."
-"""Where a state's tensors are."""
+"""Prefix of the names of a state's tensors."""

@@ -1,4 +1,4 @@
-"""Remote sources: downloaded before anything is read, then found where a mounted one would be.
+"""Remote sources: downloaded before anything is read, and then found where a mounted one would be.
 
 localize   every remote source of a run: list, download what is not in the cache, link
 remote     what a scheme must tell: files with an identity, and a request for each

@@ -1,11 +1,11 @@
 """Folders of downloaded files: complete or absent, each made once for all who share the cache.
 
     <key>            the files of a source, as a run reads them
-    .<key>.partial   parts, kept for whoever goes on
-    .<key>.lock      held by the one who downloads
+    .<key>.partial   parts, kept for whoever continues
+    .<key>.lock      held by the run that downloads
 
-The key is of what the source is relative to, and of each file's name, size and identity: another version of
-the files is another folder, and who may not list a source does not know its key.
+The key is a hash of the place that the paths are relative to, and of each file's path, size and identity. So
+another version of the files is another folder, and only who may list a source knows its key.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def partial(self) -> Path:
-        """Where they are until then."""
+        """Folder of the files until all are complete."""
         return self.folder.with_name(f".{self.folder.name}.partial")
 
     def part(self, file: RemoteFile) -> Path:
@@ -68,7 +68,7 @@ class Entry:
         return self.partial / "files" / file.path
 
     def is_complete(self) -> bool:
-        """Whether all files are there, in their size."""
+        """Whether all files are there, with the listed sizes."""
         return self.folder.is_dir() and all(self._has(self.folder / f.path, f) for f in self.files)
 
     def missing(self) -> list[RemoteFile]:
@@ -79,10 +79,10 @@ class Entry:
         return path.is_file() and file.size in (None, path.stat().st_size)
 
     def prepare(self) -> int:
-        """Make room. Returns the bytes that earlier attempts left.
+        """Make the folders, and check the free space. Returns the bytes that earlier attempts left.
 
         Raises:
-            StorageError: there is not enough, or it cannot be written.
+            StorageError: there is not enough space, or the folder cannot be written.
         """
         with storing(self.partial):
             (self.partial / "parts").mkdir(parents=True, exist_ok=True)
@@ -99,14 +99,14 @@ class Entry:
         return there
 
     def keep(self, file: RemoteFile) -> None:
-        """A part has become a whole file."""
+        """Move a complete part to its place among the whole files."""
         whole = self.whole(file)
         with storing(whole):
             whole.parent.mkdir(parents=True, exist_ok=True)
             self.part(file).replace(whole)
 
     def complete(self) -> None:
-        """All files are there: make them durable and give them their place."""
+        """Make the files durable and move them to their final folder, once all are there."""
         files = self.partial / "files"
         with storing(self.folder):
             for path in (files, *files.rglob("*")):
@@ -120,7 +120,7 @@ class Entry:
 
     @asynccontextmanager
     async def alone(self, where: str) -> AsyncIterator[None]:
-        """Hold the lock, after waiting for whoever has it; it goes with the process, however that ends."""
+        """Hold the lock inside, after waiting for its holder. The system frees it when the process ends."""
         path = self.folder.with_name(f".{self.folder.name}.lock")
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def entry(cache: Path, place: str, files: Sequence[RemoteFile]) -> Entry:
 
 
 def link(root: Path, folder: Path) -> None:
-    """Have a source found at its root."""
+    """Make a source's root a link to its folder in the cache."""
     # Processes of one run may share the folder.
     temporary = root.with_name(f".{root.name}.{os.getpid()}.link")
     with storing(root):

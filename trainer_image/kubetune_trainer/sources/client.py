@@ -1,8 +1,8 @@
-"""HTTP requests of a source: redirects hop by hop, statuses as errors that say what to do, tries.
+"""HTTP requests of a source: redirects hop by hop, statuses as errors that say what to do, retries.
 
-Redirects are followed here rather than by the library: each hop is judged, and credentials stay with the host
-that they are for. A proxy is used where the environment names one. Names are judged before it is asked; what
-they resolve to behind it is for the proxy to judge.
+Redirects are followed here and not by the library, because each hop is checked, and credentials are only sent
+to the host that they are for. A proxy is used if the environment names one. Names are checked before it is
+asked; the addresses that they resolve to are for the proxy to check.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from kubetune_trainer.sources.secret import AUTHORITY, Secret
 T = TypeVar("T")
 REDIRECTS = 5
 TRIES = 6
-"""Failures in a row without a byte in between."""
+"""Failures in a row, without a byte received in between."""
 BACKOFF = 1.0
-"""Seconds before the second try; doubled each time, at most LONGEST."""
+"""Seconds before the second try; doubled each time, up to LONGEST."""
 LONGEST = 30.0
 CONNECT_SECONDS, SILENCE_SECONDS = 20.0, 60.0
 ERROR_BYTES = 65_536
@@ -36,28 +36,28 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Passing(Exception):
-    """What may be gone at the next try."""
+    """A failure that may be gone at the next try."""
 
     def __init__(self, problem: str, seconds: float | None = None) -> None:
         super().__init__(problem)
         self.seconds = seconds
-        """When the server asks to come again."""
+        """Seconds after which the server asks for the next try."""
 
 
 class Changed(Exception):
-    """A file is another one than was listed."""
+    """A file is no longer the one that was listed."""
 
 
 class Explain(Protocol):
     """A scheme's own words about an answer that is an error."""
 
     def __call__(self, status: int, headers: Mapping[str, str], body: bytes) -> str:
-        """What the server says, and what to do; empty where that is no more than the status."""
+        """What the server says and what to do; empty if it says no more than the status."""
         ...
 
 
 class SourceClient:
-    """Speaks for one source."""
+    """Makes the requests for one source."""
 
     def __init__(self, where: str, secret: Secret, explain: Explain, *, redirects: int = REDIRECTS) -> None:
         self.where, self._secret, self._explain, self._redirects = where, secret, explain, redirects
@@ -82,7 +82,7 @@ class SourceClient:
 
         Raises:
             DataError: another try would not help.
-            Passing: it may.
+            Passing: another try may help.
         """
         headers = {"Accept-Encoding": "identity", **{k.replace("_", "-"): v for k, v in extra.items()}}
         try:
@@ -106,7 +106,7 @@ class SourceClient:
         return await self.insist(once)
 
     async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Try, with growing pauses.
+        """Try again with growing pauses.
 
         Raises:
             StorageError: it failed TRIES times.
@@ -156,7 +156,7 @@ class SourceClient:
                     "change the data: correct the uri"
                 )
             if following.origin() != url.origin():
-                credentials = {}  # for good: what comes back from there is not ours any more
+                credentials = {}  # for good: a redirect back from there is not ours
             url = following
         raise DataError(f"{self.where}: more than {self._redirects} redirects: correct the uri")
 
@@ -238,7 +238,7 @@ class SourceClient:
 
 
 def proxy_of(url: URL) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a host; None: it is asked directly."""
+    """The proxy for a host by HTTP_PROXY, HTTPS_PROXY and NO_PROXY; None: no proxy."""
     proxies = getproxies_environment()
     if proxy_bypass(url.authority, proxies):
         return None
@@ -246,5 +246,5 @@ def proxy_of(url: URL) -> str | None:
 
 
 def no_words(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    """For servers that say nothing of their own."""
+    """`Explain` for servers that say nothing of their own: always empty."""
     return ""

@@ -1,4 +1,4 @@
-"""One file: resumed where it broke off, and looked at before it is used."""
+"""Downloads one file: resumed where it broke off, and checked before it is used."""
 
 import asyncio
 import hashlib
@@ -28,12 +28,12 @@ class Download:
         self._where = f"{remote.where} ({file.path})"
 
     async def run(self) -> None:
-        """Download what is missing of it into `part`.
+        """Download the missing rest of the file into `part`.
 
         Raises:
             DataError: it may not be read.
-            StorageError: the server fails, or what it sends is not what it says.
-            Changed: it is not what was listed any more.
+            StorageError: the server fails, or what it sends does not match its checksum.
+            Changed: it is no longer the file that was listed.
         """
         for last in (False, True):
             await self._complete()
@@ -59,7 +59,7 @@ class Download:
                 return
 
     def _prepare(self) -> int:
-        """How much there is to go on from. Without a version, nothing tells that it still fits."""
+        """Bytes to continue from. Without an identity nothing shows that they still fit, so it is 0."""
         have = self._size()
         keep = have if self._file.identity else 0
         if self._file.size is not None and have >= self._file.size:
@@ -86,11 +86,11 @@ class Download:
                     self._drop()
                     raise Passing("the server sends another part of the file than was asked for")
             elif have:
-                self._drop()  # it sends the whole of it
+                self._drop()  # the server sends the whole file
             with storing(self._part):
                 self._part.touch()
             async for chunk in response.content.iter_chunked(CHUNK):
-                # Nothing is buffered: what has come in stays, however this process ends.
+                # Unbuffered, so that received bytes stay, however this process ends.
                 with storing(self._part), self._part.open("ab", buffering=0) as part:
                     rest = memoryview(chunk)
                     while rest:  # a write may be a short one

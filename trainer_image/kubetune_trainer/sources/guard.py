@@ -1,7 +1,7 @@
 """Addresses that no source may lead to: a cloud's metadata service, link-local, multicast, unspecified.
 
-Private and loopback addresses are allowed: data servers inside the cluster have such. An address is judged
-where it is used: what a name resolves to is what is connected to, so a name server cannot answer twice.
+Private and loopback addresses are allowed, because data servers inside the cluster have them. The address
+that a name resolves to is checked where it is used, so a name server cannot give another one in between.
 """
 
 import socket
@@ -18,7 +18,7 @@ METADATA = {
         "100.100.100.200",  # Alibaba Cloud
         "168.63.129.16",  # Azure's platform
         "192.0.0.192",  # Oracle Cloud
-        "fd00:ec2::254",  # AWS; over IPv4 it is link-local as with most
+        "fd00:ec2::254",  # AWS; its IPv4 address is link-local, as most are
         "fd20:ce::254",  # Google Cloud
     )
 }
@@ -33,7 +33,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def is_forbidden(address: str) -> bool:
-    """Whether an address, written as text, is never asked for data. What is no address is forbidden, too."""
+    """Whether an address, written as text, is never asked for data. Text that is no address is forbidden."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -54,19 +54,19 @@ def _is_forbidden(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _meanings(address: IPv4Address | IPv6Address) -> "list[IPv4Address | IPv6Address]":
-    """An address, and the IPv4 address that hides in it (mapped, NAT64, 6to4, Teredo)."""
+    """An address and the IPv4 addresses inside it (mapped, NAT64, 6to4, Teredo)."""
     if isinstance(address, IPv4Address):
         return [address]
     hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in _NAT64 or int(address) >> 32 == 0:
         hidden.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    # ::1 would be 0.0.0.1 by the last of these, and is plainly itself.
+    # By the last rule, ::1 would hold 0.0.0.1. A loopback address only means itself.
     found = [address, *(a for a in hidden if a is not None)]
     return [address] if address.is_loopback else found
 
 
 def check_host(host: str, where: str) -> None:
-    """Judge a host of a URL before its name is resolved.
+    """Check a host of a URL before its name is resolved.
 
     Raises:
         DataError: it is forbidden.
@@ -98,7 +98,7 @@ class GuardedResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Close the resolver."""
         await self._names.close()
 
 

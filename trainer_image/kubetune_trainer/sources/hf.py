@@ -1,7 +1,7 @@
 """hf://[datasets/]org/name[@revision][/path]: repositories of the Hugging Face hub, or of a mirror.
 
-The hub's HTTP API is asked directly. huggingface_hub can only be online or offline as a whole process; this
-way HF_HUB_OFFLINE stays set, and nothing else in a training pod ever asks the hub for anything.
+The hub's HTTP API is called directly. huggingface_hub can only be online or offline as a whole process. So
+HF_HUB_OFFLINE stays set, and nothing else in a training pod ever calls the hub.
 """
 
 import json
@@ -35,7 +35,7 @@ class Hub:
         self.place = f"{self._endpoint} {self._name}"
 
     async def files(self) -> list[RemoteFile]:
-        """Those of the revision's commit, which stays while they are downloaded."""
+        """The files of the revision's commit, which does not change while they are downloaded."""
         path, kind = self._uri.path, "datasets" if self._uri.is_dataset else "models"
         api = f"/api/{kind}/{self._uri.repository}"
         [answer] = await self._pages(f"{api}/revision/{quote(self._uri.revision, safe='')}")
@@ -51,16 +51,16 @@ class Hub:
         return self._chosen(await self._tree(api, folder, recursive=True))
 
     def request(self, file: RemoteFile) -> Request:
-        """How a file is asked for."""
+        """The request for a file."""
         path = quote(f"/{self._name}/resolve/{self._commit}/{file.path}", safe="/-_.~")
         return self._request(path)
 
     def is_same(self, file: RemoteFile, headers: Mapping[str, str]) -> bool:
-        """Always: a commit never changes, and the checksum is looked at in the end."""
+        """Always: a commit never changes, and the checksum is compared in the end."""
         return True
 
     def checksum(self, file: RemoteFile, headers: Mapping[str, str]) -> Checksum | None:
-        """As git has it."""
+        """The checksum that git has."""
         return file.checksum
 
     def _chosen(self, entries: list[dict[str, Any]]) -> list[RemoteFile]:
@@ -75,7 +75,7 @@ class Hub:
         return [entry for page in pages for entry in page]
 
     async def _pages(self, path: str) -> list[Any]:
-        """The JSON of an answer and of those that it says follow."""
+        """The JSON of an answer and of all pages that follow it."""
         found, request = [], self._request(path)
         while True:
             answer: tuple[Mapping[str, str], bytes] = await self.client.read(request)

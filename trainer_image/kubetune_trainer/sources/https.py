@@ -1,4 +1,4 @@
-"""https://host/path: one file. Resumed where the server tells its version (ETag or Last-Modified)."""
+"""https://host/path: one file. It is resumed if the server tells its version (ETag or Last-Modified)."""
 
 import base64
 import re
@@ -28,22 +28,22 @@ class Https:
         self.client = SourceClient(where, secret, no_words)
 
     async def files(self) -> list[RemoteFile]:
-        """The file, by asking for its first byte: not every server answers HEAD, or answers it alike."""
+        """The file, found by a request for its first byte: not every server answers HEAD, or like GET."""
         choose_data([self._name], self._name, self.where)
         found = await self.client.insist(partial(self._look, Range="bytes=0-0"))
         # An empty file has no first byte, and the answer that says so tells no version.
         return [found or await self.client.insist(self._look) or RemoteFile(self._name, 0, "")]
 
     def request(self, file: RemoteFile | None = None) -> Request:
-        """How it is asked for."""
+        """The request for the file."""
         return Request(str(URL(self._uri)), credentials=self._credentials())
 
     def is_same(self, file: RemoteFile, headers: Mapping[str, str]) -> bool:
-        """By what the server tells of its version."""
+        """Whether the server tells the same version."""
         return _identity(headers) == file.identity
 
     def checksum(self, file: RemoteFile, headers: Mapping[str, str]) -> Checksum | None:
-        """As the server told at first."""
+        """The checksum that the server told at first."""
         return file.checksum
 
     async def _look(self, **extra: str) -> RemoteFile | None:
@@ -89,7 +89,7 @@ def _identity(headers: Mapping[str, str]) -> str:
 
 
 def _checksum(headers: Mapping[str, str]) -> Checksum | None:
-    """Of the whole file, where the server tells one (RFC 9530, or its predecessor)."""
+    """Checksum of the whole file, if the server tells one (RFC 9530, or its predecessor)."""
     for name, value in _DIGEST.findall(headers.get("Repr-Digest", "") + "," + headers.get("Digest", "")):
         try:
             digest = base64.b64decode(value, validate=True).hex()

@@ -27,9 +27,9 @@ from kubetune_trainer.sources.s3 import S3
 from kubetune_trainer.sources.secret import Secret
 
 AT_ONCE = 4
-"""Files downloaded side by side: one connection rarely has all the bandwidth."""
+"""Files downloaded at a time: one connection rarely uses all the bandwidth."""
 LISTINGS = 3
-"""How often a source that changes meanwhile is begun anew."""
+"""How often a source is listed, if it changes while it is downloaded."""
 STOP_SECONDS = 0.1
 
 
@@ -38,10 +38,10 @@ class Wanted:
     """One remote source of a run."""
 
     where: str
-    """For messages."""
+    """The source, for messages."""
     uri: str
     root: Path
-    """The link by which it is found."""
+    """The link that leads to its files."""
     secret: RunSecret | None
     choose: Choose
 
@@ -51,7 +51,7 @@ def localize(spec: RunSpec, progress: Progress, stop: Stop) -> None:
 
     Raises:
         DataError: something is not there, may not be read, or leads to a forbidden address.
-        StorageError: a server fails for longer than is waited for, or the cache cannot be written.
+        StorageError: a server fails for too long, or the cache cannot be written.
         Terminated: asked to stop; what has come in stays in the cache.
     """
     wanted = list(_wanted(spec))
@@ -87,14 +87,14 @@ def _wanted(spec: RunSpec) -> Iterator[Wanted]:
 
 
 def _choose(choose: Choose, names: Iterable[str], path: str, where: str) -> list[str]:
-    """What is meant, if it can be laid into a folder."""
+    """The names that are meant, if they can all be files in one folder."""
     chosen = choose(names, path, where)
     check_places(chosen, where)
     return chosen
 
 
 async def _while_not_stopped(work: Coroutine[Any, Any, None], stop: Stop) -> None:
-    """A signal is noticed even while a server is silent."""
+    """Do the work, and end it at a signal, even while a server is silent."""
     task = asyncio.create_task(work)
     while not task.done() and not stop.requested:
         await asyncio.wait([task], timeout=STOP_SECONDS)
@@ -122,7 +122,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 class _Source:
-    """The way of one source into the pod."""
+    """Brings one source into the pod."""
 
     def __init__(
         self, wanted: Wanted, cache: Path, meter: Meter, stop: Stop, turns: asyncio.Semaphore
@@ -136,7 +136,7 @@ class _Source:
             self._remote = scheme(wanted.uri, wanted.where, secret, partial(_choose, wanted.choose))
 
     async def bring(self) -> None:
-        """List, download, link; anew where it changes meanwhile."""
+        """List, download, link; again if the source changes meanwhile."""
         try:
             for _ in range(LISTINGS):
                 files = await self._remote.files()
@@ -160,7 +160,7 @@ class _Source:
         if all(f.identity for f in files):
             found = entry(self._cache, self._remote.place, files)
         else:
-            # Nothing tells whether it is still the same: it is of no use to others, nor to a later attempt.
+            # Nothing shows whether a file is still the same, so neither others nor later attempts may use it.
             found = entry(self._wanted.root.parent / ".unnamed", secrets.token_hex(), files)
         if found.is_complete():
             self._meter.have(size)

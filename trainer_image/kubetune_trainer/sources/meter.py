@@ -1,4 +1,4 @@
-"""How far the downloads are: to the receiver at once, to the log now and then."""
+"""Progress of the downloads: to the receiver at once, to the log now and then."""
 
 import time
 
@@ -18,17 +18,17 @@ class Meter:
         self._began = self._said = time.monotonic()
 
     def expect(self, size: int) -> None:
-        """So much more is to be had (less, if negative)."""
+        """Add so many bytes to the total (or remove them, if negative)."""
         self._total += size
         self._tell()
 
     def have(self, size: int) -> None:
-        """So much is there already (or, if negative, was and is not any more)."""
+        """Add so many bytes that are already there (or remove them, if negative)."""
         self._done += size
         self._tell()
 
     def fetched(self, size: int) -> None:
-        """So much has come in."""
+        """Add so many bytes that have arrived."""
         self._fetched += size
         self.have(size)
         now = time.monotonic()
@@ -42,7 +42,7 @@ class Meter:
             )  # fmt: skip
 
     def end(self) -> None:
-        """Say what it came to."""
+        """Log the totals."""
         if self._total:
             say(
                 "downloaded", bytes=self._total, fetched=self._fetched,
@@ -50,7 +50,7 @@ class Meter:
             )  # fmt: skip
 
     def _tell(self) -> None:
-        # Where a server does not tell a size, what has come in is all that is known.
+        # If a server does not tell a size, the bytes so far are all that is known.
         self._progress.update(
             percentage=0, downloadedBytes=self._done, totalBytes=max(self._total, self._done)
         )

@@ -1,4 +1,4 @@
-"""Which files of a listing a path or pattern means, as `data.read` reads a mounted folder."""
+"""Which files of a listing a path or pattern means, as when `data.read` reads a mounted folder."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from kubetune_trainer.data.endings import KNOWN, kind_of
 from kubetune_trainer.errors import DataError
 
-# What we never load: formats that can run code, and other frameworks' weights.
+# Never loaded: formats that can run code, and other frameworks' weights.
 _OTHER_WEIGHTS = {
     ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pb", ".pickle", ".pkl",
     ".pt", ".pth", ".tflite",
@@ -20,7 +20,7 @@ _NO_TABLES = {
     "config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip",
     "requirements.txt",
 }  # fmt: skip
-"""Files about a data set that end as tables do."""
+"""Files about a data set whose names end like those of tables."""
 Choose = Callable[[Iterable[str], str, str], list[str]]
 """(names, path, where) -> those that are meant."""
 
@@ -64,7 +64,7 @@ def choose_data(names: Iterable[str], path: str, where: str) -> list[str]:
 
 
 def choose_model(names: Iterable[str], path: str, where: str) -> list[str]:
-    """The files of a model's folder that are of use.
+    """The useful files of a model's folder.
 
     Raises:
         DataError: no weights are among them.
@@ -86,7 +86,7 @@ def choose_model(names: Iterable[str], path: str, where: str) -> list[str]:
 
 
 def choose_tables(names: Iterable[str], path: str, where: str) -> list[str]:
-    """A data set's tables, and the description that says which of them is what; never its code.
+    """A data set's tables, and README.md, which says what each of them is; never its code.
 
     Raises:
         DataError: there are no tables.
@@ -99,7 +99,7 @@ def choose_tables(names: Iterable[str], path: str, where: str) -> list[str]:
 
 
 def check_places(names: Iterable[str], where: str) -> None:
-    """Refuse names that are no paths of their own below a folder.
+    """Refuse names that cannot all be files below one folder.
 
     Raises:
         DataError: names one of them.
@@ -121,7 +121,7 @@ def _is_plain(name: str) -> bool:
 def _expression(path: str) -> str:
     """A regular expression of a pattern: * within one name, ** over any number of folders."""
     while path.endswith("/**"):
-        path = path.removesuffix("/**")  # what is below is meant in any case
+        path = path.removesuffix("/**")  # what lies below is meant anyway
     parts = path.split("/")
     out = ""
     for i, part in enumerate(parts):

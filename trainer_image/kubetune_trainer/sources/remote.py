@@ -1,4 +1,4 @@
-"""What a scheme must tell about a source, so that the rest need not know schemes."""
+"""What a scheme must provide for a source, so that all other code need not know schemes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,25 +21,25 @@ class RemoteFile:
     path: str
     """Where it goes below the folder of the source."""
     size: int | None
-    """Bytes; None where the server does not tell."""
+    """Bytes; None: the server does not tell."""
     identity: str
-    """Changes when the content does: an ETag, a hash. Empty where the server tells nothing of the kind."""
+    """Changes when the content does: an ETag, a hash. Empty: the server tells nothing of the kind."""
     validator: str | None = None
     """Value of If-Range: a strong ETag or a date."""
     checksum: Checksum | None = None
-    """Where the listing tells one."""
+    """By the listing, if it tells one."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. Neither URL nor headers are ever shown: both may hold credentials."""
+    """A request. Neither URL nor headers are ever shown, because both may hold credentials."""
 
     url: str
     """Quoted."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent wherever redirects lead."""
+    """Sent to every host that redirects lead to."""
     credentials: Mapping[str, str] = field(default_factory=dict)
-    """Sent to the host of `url` alone."""
+    """Only sent to the host of `url`."""
 
 
 class Remote(Protocol):
@@ -51,16 +51,16 @@ class Remote(Protocol):
     """What its paths are relative to: part of the cache's key."""
 
     async def files(self) -> list[RemoteFile]:
-        """What there is, of what the URI means and a run reads.
+        """The files that the URI means and that a run reads.
 
         Raises:
-            DataError: nothing, or it may not be read.
-            StorageError: the server fails for longer than is waited for.
+            DataError: there are none, or they may not be read.
+            StorageError: the server fails for too long.
         """
         ...
 
     def request(self, file: RemoteFile) -> Request:
-        """How a file is asked for."""
+        """The request for a file."""
         ...
 
     def is_same(self, file: RemoteFile, headers: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """s3://bucket/key: objects of AWS or of a compatible store.
 
-awscrt, AWS's own library, signs and finds workload identity; the requests are ours, so that they are judged,
-resumed and stopped like all others.
+awscrt, AWS's own library, signs requests and finds workload identity. Our own client sends them, so that they
+are checked, resumed and stopped like all others.
 """
 
 import os
@@ -37,7 +37,7 @@ _AMBIENT = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
-"""Set by workload identity (compute.serviceAccountName), or by the user."""
+"""Variables that workload identity (compute.serviceAccountName) or the user sets."""
 _SIGNING_SECONDS = 30
 _ELSEWHERE = (301, 307, 400)
 """Statuses that may mean another region."""
@@ -66,12 +66,12 @@ class S3:
             or "us-east-1"
         )
         self._provider = self._credentials()
-        # A store redirects to another region, for which a request must be signed anew.
+        # A store redirects to another region, for which the request must be signed again.
         self.client = SourceClient(where, secret, self._explain, redirects=0)
         self.place = f"{self._endpoint or 'aws'} {self._bucket}"
 
     async def files(self) -> list[RemoteFile]:
-        """The object of this name, else those below it."""
+        """The object with this name, else those below it."""
         if self._key and "*" not in self._key and (found := await self._object()):
             self._choose([found.path], self._key, self.where)
             return [found]
@@ -80,34 +80,34 @@ class S3:
         return [listed[name] for name in self._choose(listed, self._key, self.where)]
 
     def request(self, file: RemoteFile) -> Request:
-        """How an object is asked for: as listed, or not at all."""
+        """The request for an object, which fails if it is no longer the one that was listed."""
         signed = self._signed("GET", file.path)
         return Request(signed.url, {"If-Match": file.identity}, signed.credentials)
 
     def is_same(self, file: RemoteFile, headers: Mapping[str, str]) -> bool:
-        """By the ETag."""
+        """Whether the ETag is the same."""
         return headers.get("ETag") == file.identity
 
     def checksum(self, file: RemoteFile, headers: Mapping[str, str]) -> Checksum | None:
-        """The ETag is the content's MD5, but for uploads in parts (it then holds a -) and some keys."""
+        """The MD5 in the ETag, but not of an object uploaded in parts (it has a -) or with certain keys."""
         md5 = _MD5.fullmatch(file.identity)
         plain = headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
         customer = "x-amz-server-side-encryption-customer-algorithm" in headers
         return Checksum("md5", md5[1]) if md5 and plain and not customer else None
 
     async def _object(self) -> RemoteFile | None:
-        """The object that has the very name; None where there is none, or it cannot be told."""
+        """The object with exactly this name; None: there is none, or the store does not tell."""
 
         status, headers, _ = await self._ask("HEAD")
-        # A store that wants another region says so in a header, or in a body, which HEAD has not.
+        # A store that wants another region says so in a header, or in a body, and HEAD has no body.
         if status in _ELSEWHERE and (self._moves(headers, b"") or self._moves(*(await self._ask("GET"))[1:])):
             status, headers, _ = await self._ask("HEAD")
         if status != 200:
-            return None  # Only a list says why.
+            return None  # Listing then tells why.
         return _file(self._key, int(headers["Content-Length"]), headers.get("ETag", ""))
 
     async def _ask(self, method: str) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and the body of an error."""
+        """Status and headers, and the body of an error."""
 
         async def once() -> tuple[int, Mapping[str, str], bytes]:
             expected = (200, 403, 404, *_ELSEWHERE)
@@ -126,7 +126,7 @@ class S3:
             page = await self.client.insist(partial(self._page, dict(query)))
             for entry in page.iterfind("{*}Contents"):
                 key = entry.findtext("{*}Key", "")
-                if not key.endswith("/"):  # as some tools mark a folder
+                if not key.endswith("/"):  # some tools mark a folder so
                     found.append(
                         _file(key, int(entry.findtext("{*}Size", "0")), entry.findtext("{*}ETag", ""))
                     )
@@ -151,7 +151,7 @@ class S3:
         )
 
     def _moves(self, headers: Mapping[str, str], body: bytes) -> bool:
-        """Go on in the region that the store names, if it is another one."""
+        """Switch to the region that the store names; whether it is another one."""
         named = headers.get("x-amz-bucket-region") or _error(body).get("Region")
         if not named or named == self._region:
             return False
@@ -170,7 +170,7 @@ class S3:
         path = quote(f"/{key}", safe="/-_.~")
         if self._endpoint:
             base = f"{self._endpoint.rstrip('/')}/{self._bucket}"
-        elif "." in self._bucket:  # which no wildcard certificate covers
+        elif "." in self._bucket:  # no wildcard certificate covers such a name
             base = f"https://s3.{self._region}.{self._domain}/{self._bucket}"
         else:
             base = f"https://{self._bucket}.s3.{self._region}.{self._domain}"
@@ -212,7 +212,7 @@ class S3:
                 self._secret.get("AWS_SESSION_TOKEN"),
             )
         if any(os.environ.get(name) for name in _AMBIENT):
-            # The node's own role is not the tenant's: the instance metadata service is not asked.
+            # The node's own role is not the tenant's, so the instance metadata service is not asked.
             os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
             return AwsCredentialsProvider.new_default_chain()
         return None

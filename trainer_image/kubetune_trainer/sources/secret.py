@@ -11,7 +11,7 @@ AUTHORITY = "ca.crt"
 
 @dataclass(frozen=True)
 class Secret:
-    """A Secret, or none. Its values are read when they are needed, and never shown."""
+    """A Secret, or none. Its values are read only when needed, and never shown."""
 
     where: str
     """The source, for messages."""
@@ -24,7 +24,7 @@ class Secret:
         """The value of a key.
 
         Raises:
-            DataError: it is no single line of text.
+            DataError: it is not a single line of text.
         """
         path = self.file(key)
         if path is None:
@@ -38,7 +38,7 @@ class Secret:
         return value
 
     def need(self, key: str, because: str) -> str:
-        """The value of a key that another one asks for.
+        """The value of a key that another key requires.
 
         Raises:
             DataError: there is none.
@@ -49,12 +49,12 @@ class Secret:
         return value
 
     def file(self, key: str) -> Path | None:
-        """The file of a key, for what is read by others."""
+        """The file of a key, for libraries that read it themselves; None: there is none."""
         path = Path(self.mounted.path, key) if self.mounted else None
         return path if path and path.is_file() else None
 
     def require_one_of(self, *keys: str) -> None:
-        """Refuse a Secret that holds nothing of use, which is rather a misspelt key.
+        """Refuse a Secret without any useful key, because a key is probably misspelt.
 
         Raises:
             DataError: it has none of the keys.
