@@ -27,9 +27,9 @@ CHUNK_ELSEWHERE = 1 << 27
 """512 MiB on a GPU: each chunk reads the whole head, which pays off for hundreds of positions."""
 
 
-def _positions(weight: torch.Tensor) -> int:
-    """How many positions go through a head [vocabulary, width] at a time."""
-    return max(1, CHUNK_ELEMENTS.get(weight.device.type, CHUNK_ELSEWHERE) // len(weight))
+def _positions(device: torch.device, vocabulary: int) -> int:
+    """How many positions get their logits at a time."""
+    return max(1, CHUNK_ELEMENTS.get(device.type, CHUNK_ELSEWHERE) // vocabulary)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -47,7 +47,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), step := _positions(weight)):
+        for start in range(0, len(targets), step := _positions(weight.device, len(weight))):
             part = slice(start, start + step)
             h, t = hidden[part], targets[part, None]
             likelihood = _logits(h, narrow, bias).log_softmax(-1)
@@ -88,7 +88,7 @@ def log_probabilities(
     if head is None:
         return (hidden.float() / temperature).log_softmax(-1).gather(-1, targets[:, None]).flatten()
     weight = head.weight.to(hidden.dtype)
-    step = _positions(weight)
+    step = _positions(weight.device, len(weight))
     parts = [
         checkpoint(
             _log_probabilities, hidden[i : i + step], weight, head.bias, targets[i : i + step], temperature,
@@ -168,10 +168,11 @@ class LossModel(Wrapped):
         """As forward, but without further terms, and how many of the labels rank first; fp64 scalars."""
         hidden, targets = self._trained(tokens, positions, labels)
         loss, correct = (torch.zeros((), dtype=torch.float64, device=hidden.device) for _ in range(2))
-        head = self.model.get_output_embeddings()
-        for start in range(0, len(targets), step := _positions(head.weight)):
+        head = self.model.get_output_embeddings() if self._plain_head else None
+        vocabulary = hidden.shape[-1] if head is None else len(head.weight)
+        for start in range(0, len(targets), step := _positions(hidden.device, vocabulary)):
             h, t = hidden[start : start + step], targets[start : start + step]
-            if self._plain_head:
+            if head is not None:
                 h = _logits(h, head.weight.to(h.dtype), head.bias)
             loss += functional.cross_entropy(h.float(), t, reduction="sum")
             correct += (h.argmax(-1) == t).sum()

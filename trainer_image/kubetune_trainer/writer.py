@@ -178,8 +178,9 @@ class Lease:
             os.close(self._file)
 
     def _take(self, number: int) -> None:
-        self._number, self._path = number, self._folder / f".writer-{number}"
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        path = self._folder / f".writer-{number}"
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._number, self._path = number, path  # not if it could not be made: the former is held still
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             boot = _BOOT.read_text().strip()
@@ -220,7 +221,7 @@ class Lease:
         try:
             self._take(number + 1)
         except FileExistsError:
-            self._number, self._path, self._lost = number, self._folder / f".writer-{number}", why
+            self._lost = why
             return
         if self._confirm(number):
             os.close(file)

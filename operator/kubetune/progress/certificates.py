@@ -70,7 +70,10 @@ def issue(names: Sequence[str], now: datetime, previous: Identity | None = None)
 def is_due(identity: Identity, names: Sequence[str], now: datetime) -> bool:
     """Whether the certificate should be issued anew: soon to expire, or for other names."""
     certificate = x509.load_pem_x509_certificate(identity.certificate.encode())
-    alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:  # somebody else's certificate
+        return True
     if set(alternative) != {_alternative(name) for name in names}:
         return True
     return certificate.not_valid_after_utc - now < RENEW_BEFORE

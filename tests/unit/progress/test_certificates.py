@@ -1,5 +1,6 @@
 """The receiver's own authority and certificate."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -50,6 +51,10 @@ def test_it_is_due_in_time_and_for_other_names(identity: Identity):
     assert is_due(identity, NAMES, end - RENEW_BEFORE + timedelta(seconds=1))
     assert is_due(identity, NAMES[:1], NOW)
     assert is_due(identity, [*NAMES, "other.svc"], NOW)
+
+
+def test_a_certificate_that_names_nothing_is_replaced(identity: Identity):
+    assert is_due(replace(identity, certificate=identity.authority), NAMES, NOW)
 
 
 def test_a_renewal_is_trusted_by_trainers_that_run_already(identity: Identity):

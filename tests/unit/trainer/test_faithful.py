@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kubetune_trainer import warned
-from kubetune_trainer.data.faithful import PROBE, by_class, difference
+from kubetune_trainer.data.faithful import PROBE, by_class, difference, left_as_it_came
 from kubetune_trainer.data.tokenizer import load, load_masked, save
 from kubetune_trainer.data.tokenizer_training import train
 from kubetune_trainer.model.heads import CAUSAL_LM, MASKED_LM
@@ -84,3 +84,21 @@ def test_what_is_pretrained_is_read_as_it_was_written(tmp_path: Path, kind: str)
             wrong.append(model_type)
         warned.restart()
     assert wrong == []
+
+
+def test_a_tokenizer_is_left_as_it_came_whatever_happens(tokenizer):
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.enable_padding(length=7)
+
+    def cut_and_fail() -> None:
+        with left_as_it_came(tokenizer):
+            tokenizer("text", truncation=True, max_length=3)
+            assert (backend.truncation["max_length"], backend.padding) == (3, None)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        cut_and_fail()
+    assert backend.truncation is None
+    assert backend.padding["length"] == 7
+    backend.no_padding()

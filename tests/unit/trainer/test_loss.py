@@ -74,6 +74,16 @@ def test_heads_that_are_more_than_a_matrix(tokenizer, config: dict):
     )
 
 
+def test_a_model_that_does_not_show_its_head(tiny, monkeypatch: pytest.MonkeyPatch):
+    tokens, positions, labels = batch()
+    expected = LossModel(tiny, "fp32").score(tokens, positions, labels)
+    monkeypatch.setattr(tiny, "get_output_embeddings", lambda: None)
+    hidden = LossModel(tiny, "fp32")
+    assert not hidden._plain_head
+    for mine, theirs in zip(hidden.score(tokens, positions, labels), expected, strict=True):
+        assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
 def test_bf16_is_near_and_its_attention_too(tiny):
     tokens, positions, labels = batch()
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,5 +1,6 @@
 """One writer at a time, with real processes: alive, dead, frozen, on this node and on another one."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -188,6 +190,19 @@ def test_a_holder_that_nobody_replaced_goes_on_after_a_freeze(tmp_path: Path):
         assert (tmp_path / "theirs").read_bytes() != theirs
         assert len(leases(tmp_path)) == 1
         assert leases(tmp_path) != before, "it had to win a number, as anybody else"
+
+
+def test_a_fault_of_the_storage_after_a_freeze_does_not_cost_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lease = writer.Lease(tmp_path, 1, BEAT)  # its thread does not run: what it would do is done here
+    lease._beaten -= 100
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.os, "open", Mock(side_effect=OSError(errno.EIO, "input/output error")))
+        with pytest.raises(StorageError):
+            lease.check()
+    lease.check()
+    assert leases(tmp_path) == [".writer-2"]
 
 
 def test_a_lease_that_somebody_removed_is_lost(tmp_path: Path):

@@ -69,11 +69,11 @@ def left_as_it_came(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Restore truncation and padding of a tokenizer afterwards, because every call sets them."""
     backend = tokenizer.backend_tokenizer
     cuts, pads = backend.truncation, backend.padding
-    yield
-    if cuts:
-        backend.enable_truncation(**cuts)
-    if pads:
-        backend.enable_padding(**pads)
+    try:
+        yield
+    finally:
+        backend.enable_truncation(**cuts) if cuts else backend.no_truncation()
+        backend.enable_padding(**pads) if pads else backend.no_padding()
 
 
 def as_its_file(folder: Path, other: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
