@@ -94,4 +94,4 @@ def _processes() -> set[int]:
         for folder, _, _ in os.walk(hierarchy / NAME):
             with suppress(OSError):
                 pids |= {int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split()}
-    return pids
+    return pids - {0}  # one of another container's: to signal 0 is to signal everybody here
