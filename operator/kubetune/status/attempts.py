@@ -15,7 +15,7 @@ from kubetune.status.conditions import parse_timestamp
 from kubetune.status.ending import Ending, ending_of, is_over, silent_node
 from kubetune.status.failures import judge
 from kubetune.status.held import Held, held
-from kubetune.status.starting import Trouble, being_made, trouble_of
+from kubetune.status.starting import Trouble, being_made, lingers, trouble_of
 
 QUOTED = 256
 """How much of an unreadable termination message is shown."""
@@ -112,11 +112,13 @@ def attempt_of(
         finished, again = (since, None) if now >= settled else (None, settled)
     if finished is None:
         # If the pod has ended, the Job controller will soon say how.
-        begun, ending = _has_begun(pod), ending_of(pod)
+        begun, ending, trouble = _has_begun(pod), ending_of(pod), None
+        if not begun and not (trouble := trouble_of(pod)):
+            trouble, again = lingers(pod, now)
         return Attempt(
             **common,
             state="Running" if begun else "Pending",
-            trouble=None if begun else trouble_of(pod),
+            trouble=trouble,
             being_made=None if begun else being_made(pod),
             held=held(job),
             silent_node=silent_node(pod) if begun else None,

@@ -143,7 +143,7 @@ def _undisturbed(observed: ObservedJob, decision: Decision) -> bool:
 def _failure(previous: JobStatus, observed: ObservedJob) -> Failure | None:
     """Why the newest attempt failed or does not start, or, while it runs, why the one before failed."""
     last = observed.last
-    if last and last.trouble:
+    if last and last.trouble and last.trouble.kind:
         why = _does_not_start(last)
         return Failure(reason=last.trouble.kind, pod=last.trouble.pod, message=why)
     # Not of earlier ones: their pods may be gone, but what they showed is in the previous status.
@@ -243,7 +243,7 @@ def _silent(node: str) -> str:
 def _does_not_start(last: Attempt) -> str:
     assert last.trouble, "asked only where there is some"
     why = last.trouble.message.rstrip(". ")
-    advice = ADVICE.get(last.trouble.kind, "")
+    advice = ADVICE.get(last.trouble.kind, "") if last.trouble.kind else ""
     return f"The pod does not start: {why}. {advice}{CHANGING}"
 
 

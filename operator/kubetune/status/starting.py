@@ -6,10 +6,12 @@ What only events tell is in `events.py`.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.exitcodes import Reason
 from kubetune.api.labels import TRAINER_CONTAINER
+from kubetune.status.conditions import parse_timestamp
 from kubetune.status.scheduling import Fields, unscheduled
 from kubetune.status.steady import steady
 
@@ -25,6 +27,8 @@ _IMAGE_TROUBLES = _PULL_FAILED | {
     "InvalidImageName",
 }
 _CRASHES = "CrashLoopBackOff"
+LINGERS = timedelta(minutes=5)
+"""How long others' containers may keep the trainer waiting before it is told."""
 _BACK_OFF = re.compile(r'Back-off pulling image "[^"]*"(?:: )?')
 _PULL_PREFIX = re.compile(rf"(?:{'|'.join(sorted(_PULL_FAILED))}): ")
 _TAIL = 400
@@ -38,8 +42,8 @@ class Trouble:
     reason: str
     """Kubernetes' own."""
     message: str
-    kind: Reason
-    """The reason of the failure that it becomes."""
+    kind: Reason | None
+    """The reason of the failure that it becomes; None: it may yet be as it should."""
     pod: str | None = None
 
 
@@ -72,6 +76,35 @@ def trouble_of(
         reason, message = found
         return Trouble(reason, steady(message, pod=name, uid=uid_of(pod)), Reason.UNSCHEDULABLE, name)
     return None
+
+
+def lingers(pod: Mapping[str, Any] | None, now: datetime) -> tuple[Trouble | None, datetime | None]:
+    """Tells of a container that runs for minutes while the trainer waits for it; else when to look again.
+
+    It is an init container that does not end, or a sidecar that does not say that it has started.
+    """
+    if pod is None:
+        return None, None
+    sidecars = {
+        c["name"]
+        for c in pod.get("spec", {}).get("initContainers") or ()
+        if c.get("restartPolicy") == "Always"
+    }
+    for status in pod.get("status", {}).get("initContainerStatuses", ()):
+        name, since = status["name"], status.get("state", {}).get("running", {}).get("startedAt")
+        if not since or (name in sidecars and status.get("started") is not False):
+            continue
+        due = parse_timestamp(since) + LINGERS
+        if now < due:
+            return None, due
+        minutes = int(LINGERS.total_seconds() / 60)
+        until = "has started" if name in sidecars else "has ended"
+        message = (
+            f"container {name} has been running for more than {minutes} minutes, and the trainer waits until "
+            f"it {until}: see its log with `kubectl logs {pod['metadata']['name']} -c {name}`"
+        )
+        return Trouble("PodInitializing", message, None, pod["metadata"]["name"]), None
+    return None, None
 
 
 def why_it_waits(status: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -119,6 +119,15 @@ def test_a_second_look_changes_nothing(found: ObservedJob, decision: Decision, p
     assert judge(found, decision, status, seconds=60) == status
 
 
+def test_what_may_yet_start_is_told_and_is_no_failure():
+    waits = Trouble("PodInitializing", "container vault has been running for long", None, "p")
+    status = judge(observed([at(1, "Pending", trouble=waits)], MET, MET), Wait())
+    assert status.failure is None
+    ready = conditions(status)["ResourcesReady"]
+    assert (ready.status, ready.reason) == ("False", "PodInitializing")
+    assert "container vault has been running for long" in ready.message
+
+
 def test_a_pod_that_does_not_start_is_told():
     status = judge(observed([at(1, "Pending", trouble=NO_IMAGE)], MET, MET), Wait())
     condition = conditions(status)["ResourcesReady"]

@@ -1,11 +1,13 @@
 """Why a pod does not start, by its status."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from kubetune.api.exitcodes import Reason
-from kubetune.status.starting import Trouble, being_made, trouble_of
+from kubetune.status.conditions import parse_timestamp
+from kubetune.status.starting import Trouble, being_made, lingers, trouble_of
 from tests.unit.status.trainers import Object, waiting
 
 CRASHED = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no certificate\n"}}
@@ -88,6 +90,43 @@ def test_a_sidecar_that_never_starts_is_told_in_the_same_words_all_the_time(mesh
 def test_a_sidecar_that_has_started_at_last_is_forgiven(started: Object) -> None:
     mesh = {"name": "mesh", "lastState": CRASHED, "state": {"running": {}}} | started
     assert trouble_of(pod(waiting("PodInitializing"), mesh)) is None
+
+
+NOW = parse_timestamp("2026-01-01T00:10:00Z")
+
+
+@pytest.mark.parametrize(
+    ("init", "always", "told", "minutes"),
+    [
+        ({"state": {"running": {"startedAt": "2026-01-01T00:05:00Z"}}}, False, "has ended", None),
+        ({"state": {"running": {"startedAt": "2026-01-01T00:06:00Z"}}}, False, None, 11),
+        ({"state": {"running": {"startedAt": "2026-01-01T00:01:00Z"}}, "started": True}, True, None, None),
+        (
+            {"state": {"running": {"startedAt": "2026-01-01T00:01:00Z"}}, "started": False},
+            True,
+            "has started",
+            None,
+        ),
+        ({"state": {"terminated": {"exitCode": 0}}}, False, None, None),
+    ],
+    ids=["hangs", "works", "sidecar", "sidecar that does not get ready", "over"],
+)
+def test_a_container_that_others_wait_for_and_does_not_end_is_told(
+    init: Object, always: bool, told: str | None, minutes: int | None
+) -> None:
+    found = pod(waiting("PodInitializing"), {"name": "vault"} | init)
+    found["spec"]["initContainers"] = [{"name": "vault"} | ({"restartPolicy": "Always"} if always else {})]
+    trouble, again = lingers(found, NOW)
+    assert again == (NOW.replace(minute=minutes) if minutes else None)
+    if told is None:
+        assert trouble is None
+    else:
+        assert trouble
+        assert (trouble.reason, trouble.kind) == ("PodInitializing", None)
+        assert "container vault has been running for more than 5 minutes" in trouble.message
+        assert f"until it {told}" in trouble.message
+        # It is told in the same words at each look.
+        assert lingers(found, NOW + timedelta(minutes=7)) == (trouble, None)
 
 
 INITIALIZING = {"name": "fetch", "state": waiting("PodInitializing")}
