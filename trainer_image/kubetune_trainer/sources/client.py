@@ -30,6 +30,7 @@ BACKOFF = 1.0
 """Seconds before the second try; doubled each time, up to LONGEST."""
 LONGEST = 30.0
 CONNECT_SECONDS, SILENCE_SECONDS = 20.0, 60.0
+FAREWELL_SECONDS = 0.25
 ERROR_BYTES = 65_536
 _REDIRECTING = {301, 302, 303, 307, 308}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -67,6 +68,9 @@ class SourceClient:
         """Close its connections."""
         if self._session:
             await self._session.close()
+            # A connection that was cut still says farewell, as TLS asks for, and its loop must not end before
+            # (aiohttp's documentation, "Graceful shutdown").
+            await asyncio.sleep(FAREWELL_SECONDS)
 
     @asynccontextmanager
     async def open(
