@@ -86,7 +86,7 @@ class RealEngine:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `make_models.py` writes."""
     folder = tmp_path_factory.mktemp("models")
@@ -96,13 +96,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def oracle(models: Path) -> dict[str, list[int]]:
     """The greedy answers of transformers and peft."""
     return json.loads((models / "answers.json").read_text())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     engine = RealEngine(models / "base", tmp_path_factory.mktemp("engine"))
     engine.start()

@@ -1,7 +1,7 @@
 """Against a real TLS server with an authority of its own."""
 
-import gc
 import base64
+import gc
 import hashlib
 import threading
 import time
