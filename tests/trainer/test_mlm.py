@@ -81,4 +81,4 @@ def test_positions_that_a_model_lacks_are_named(run: Run, corpus: Path, tmp_path
 def test_a_causal_model_is_no_masked_one(run: Run, corpus: Path, tmp_path: Path):
     ended = run(pretrain_spec(tmp_path / "out", source(corpus / "web.jsonl"), stage="mlm", packing=False))
     assert ended.code == 10
-    assert "'llama' is no masked language model" in ended.message.message
+    assert "'llama' is not a masked language model that transformers knows" in ended.message.message

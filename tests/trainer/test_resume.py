@@ -73,7 +73,7 @@ def prompt_tuning(out: Path, corpus: Path, base: Path) -> RunSpec:
 
 def adapter(out: Path, corpus: Path, base: Path) -> RunSpec:
     """From a former adapter; its dropout is part of what goes on."""
-    former = corpus / "former"
+    former = base.parent / "former"
     if not former.exists():
         first = lora(former / "out", corpus, base)
         assert Process(first.model_copy(update={"finetune": FEW}), former).end() == 0
