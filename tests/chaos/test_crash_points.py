@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
-AT_ONCE = 14
-SHORT = 10
+AT_ONCE = 8
+SHORT = 4
 KNOWN: list[tuple[str, str, Side]] = [
     # An event was lost.
     ("retried", "POST Retrying of retried #1", "before"),

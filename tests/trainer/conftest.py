@@ -171,5 +171,17 @@ def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def calm(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that has learned by steps so small that all processors agree on it."""
+    out = tmp_path_factory.mktemp("calm") / "base"
+    training = {"max_steps": 60, "precision": "fp32", "learning_rate": 1e-3}
+    process = Process(
+        pretrain_spec(out, source(corpus / "web.jsonl", name="web"), training=training), out.parent
+    )
+    assert process.end() == 0, process.out
+    return out / "artifact"
+
+
+@pytest.fixture(scope="session")
 def masked_tokenizer() -> PreTrainedTokenizerBase:
     return train(iter(sentences(200)), 320, masked=True)

@@ -1,9 +1,9 @@
 """A few steps of each objective and method give the losses that they gave when the file was written.
 
-What changes them changes what is learned: a new release of a library, another order of the data, an edit of a
-loss. Machines whose CPUs round differently stay within the tolerance, since the learning rate is small, of the
-base as well: a large one makes much of the last bit. Adapters have no dropout, since torch draws other masks on
-processors of another vendor.
+What changes them changes what is learned: a new release of a library, another order of the data, an edit of
+a loss. Machines whose CPUs round differently stay within the tolerance, since the learning rate is small, of
+the base as well: a large one makes much of the last bit. Adapters have no dropout, since torch draws other
+masks on processors of another vendor.
 """
 
 import json
@@ -13,13 +13,12 @@ import pytest
 
 from kubetune.api.runspec import RunSpec
 from tests.fixtures.golden import Golden
-from tests.fixtures.runs import pretrain_spec, source
-from tests.trainer.conftest import Ended, Process, Run
+from tests.trainer.conftest import Ended, Run
 from tests.trainer.test_resume import KINDS
 from tests.trainer.test_runs import numbers
 
 FILE = Path(__file__).parents[1] / "golden" / "losses.json"
-STEPS, BASE_STEPS = 6, 60
+STEPS = 6
 RATE = 1e-3
 WITHIN = {"qlora": 1e-2, "merged": 1e-2, "classification": 1e-2}
 """Of the kinds on a base in 4 bits: the kernels that widen it differ from processor to processor, by up to
@@ -29,28 +28,18 @@ NEAR = {"grpo": 1e-2, "ppo": 1e-2}
 """Of the kinds that learn from answers, which are drawn by chance."""
 
 
-@pytest.fixture(scope="module")
-def calm(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that has learned, by small steps."""
-    out = tmp_path_factory.mktemp("calm") / "base"
-    spec = pretrain_spec(out, source(corpus / "web.jsonl", name="web"))
-    process = Process(short(spec, BASE_STEPS), out.parent)
-    assert process.end() == 0, process.out
-    return out / "artifact"
-
-
-def short(spec: RunSpec, steps: int = STEPS) -> RunSpec:
+def short(spec: RunSpec) -> RunSpec:
     block = "pretrain" if spec.pretrain else "finetune"
     lora = spec.lora and spec.lora.model_copy(update={"dropout": 0.0})
     training = spec.training.model_copy(
-        update={"max_steps": steps, "precision": "fp32", "learning_rate": RATE}
+        update={"max_steps": STEPS, "precision": "fp32", "learning_rate": RATE}
     )
     return spec.model_copy(update={block: training, "lora": lora})
 
 
 def losses_of(ended: Ended) -> dict[str, float]:
-    """Without perplexity, which is the exponential of the loss, errors and all, and without shares of examples,
-    which jump where two answers are nearly as good."""
+    """Without perplexity, which is the exponential of the loss, errors and all, and without shares of
+    examples, which jump where two answers are nearly as good."""
     measured = numbers(ended.message.evaluation.tuned)
     kept = {name: value for name, value in measured.items() if name not in JUMPING}
     return {"training loss": numbers(ended.message.trainer_status.metrics)["loss"], **kept}

@@ -140,9 +140,9 @@ def test_attention_is_torchs_own(base: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "continued", "adamw-8bit"])
-def test_losses_are_those_of_a_cpu(run: Run, base: Path, corpus: Path, tmp_path: Path, kind: str) -> None:
+def test_losses_are_those_of_a_cpu(run: Run, calm: Path, corpus: Path, tmp_path: Path, kind: str) -> None:
     """Of runs without random numbers on the device."""
-    ended = run(short(KINDS[kind][0](tmp_path / "out", corpus, base)))
+    ended = run(short(KINDS[kind][0](tmp_path / "out", corpus, calm)))
     assert ended.code == 0, ended.out
     assert losses_of(ended) == pytest.approx(json.loads(FILE.read_text())[kind], rel=5e-3)
 

@@ -243,7 +243,13 @@ def newest(spec: RunSpec) -> Path:
     return max(folders, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SHORT = {"pretrain", "lora", "grpo", "adapter"}
+"""Kinds without --chaos=long, in which tests/chaos/test_trainer_kills.py kills all of them more often."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in SHORT else pytest.mark.long) for kind in KINDS]
+)
 def test_killed_then_damaged_then_terminated(
     undisturbed, corpus: Path, base: Path, tmp_path: Path, kind: str
 ):

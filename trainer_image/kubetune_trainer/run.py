@@ -207,7 +207,7 @@ class _Run:
                 self.attention = attention.choose(base, self.spec.data.sequence_length)
             if self.objective.HEAD is CAUSAL_LM:
                 check_causal(base, self.precision)
-            check_training(base, self.spec.data.sequence_length)
+            check_training(base, self.spec.data.sequence_length, self.objective.HEAD)
             self._made = base, fresh
         return self._made
 

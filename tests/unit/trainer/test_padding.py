@@ -9,7 +9,7 @@ from kubetune_trainer.data.tokenizer_training import train
 from kubetune_trainer.errors import InvalidSpec
 from kubetune_trainer.generate import continuations
 from kubetune_trainer.model.generating import WAYS, way_of
-from kubetune_trainer.model.heads import CLASSIFIER, MASKED_LM
+from kubetune_trainer.model.heads import CAUSAL_LM, CLASSIFIER, MASKED_LM
 from kubetune_trainer.model.making import create
 from kubetune_trainer.model.probing import check_training, evaluating
 from kubetune_trainer.padding import Padded
@@ -47,12 +47,17 @@ def test_answers_at_positions_beyond_a_row_are_none(masker: PreTrainedTokenizerB
     assert Padded(model, "fp32").outputs(tokens, torch.ones_like(tokens)).shape == (2, 14, len(masker))
 
 
+@pytest.mark.parametrize("kind", ["granitemoehybrid", "xlstm"])
+def test_models_that_make_no_cache_in_training_are_taken(tokenizer, kind: str):
+    check_training(create(tiny(kind, decoder=True), tokenizer, 32), 32, CAUSAL_LM)
+
+
 def test_rows_of_some_lengths_only_are_refused(tokenizer):
     with pytest.raises(InvalidSpec, match="a reformer model cannot be trained on rows of any length"):
-        check_training(create(tiny("reformer", decoder=True), tokenizer, 32), 32)
+        check_training(create(tiny("reformer", decoder=True), tokenizer, 32), 32, CAUSAL_LM)
     model = create(TINY_LLAMA | {"attention_dropout": 0.5}, tokenizer, 32).eval()
     before = torch.random.get_rng_state()
-    check_training(model, 32)
+    check_training(model, 32, CAUSAL_LM)
     assert not model.training
     assert torch.equal(torch.random.get_rng_state(), before), "what is drawn later stays the same"
 

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kubetune_trainer.errors import InvalidSpec
+from kubetune_trainer.model.heads import CAUSAL_LM, Head
 from kubetune_trainer.reading import cause, of_the_file, reading
 from kubetune_trainer.runtime import Precision, autocast
 
@@ -116,12 +117,13 @@ def minds_padding(model: PreTrainedModel, precision: Precision = "fp32") -> bool
     return difference(found, torch.cat([a.flatten() for a in alone])) > limit
 
 
-def check_training(model: PreTrainedModel, length: int) -> None:
+def check_training(model: PreTrainedModel, length: int, head: Head) -> None:
     """Refuse a model that, in training, only takes rows of some lengths.
 
     Args:
         model: to train.
         length: of the longest row.
+        head: of the model.
 
     Raises:
         InvalidSpec: it does.
@@ -130,9 +132,11 @@ def check_training(model: PreTrainedModel, length: int) -> None:
     model.train()
     odd = (min(length, _LONGEST) - 1) // 2 * 2 + 1
     row = ended(model, (_ROW * odd)[:odd])
+    # As in training: some models cannot make a cache there.
+    cache = {"use_cache": False} if head is CAUSAL_LM else {}
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            model(input_ids=torch.tensor([row], device=model.device))
+            model(input_ids=torch.tensor([row], device=model.device), **cache)
     except Exception as error:  # a model raises whatever its layers run into
         if not of_the_file(error):
             raise
