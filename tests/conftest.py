@@ -48,7 +48,10 @@ class _ByFile(LoadScopeScheduling):
     """A file's tests, which share what is costly to set up, stay together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "large" if nodeid.startswith(_LARGE) else nodeid.partition("::")[0]
+        if nodeid.startswith(_LARGE):
+            return "large"
+        # These are many operators at once: two such files would take the processor from each other's leaders.
+        return "chaos" if nodeid.startswith("tests/chaos/") else nodeid.partition("::")[0]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
