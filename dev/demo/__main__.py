@@ -63,7 +63,7 @@ def tell(screen: Screen, kubectl: Kubectl) -> None:
     """The steps, in order."""
     with screen.step("Data: a corpus and instruction pairs, written by a Job to the claim `models`"):
         show(screen, kubectl, "apply", "-k", str(EXAMPLES / "data"))
-        kubectl("wait", "--for=condition=Complete", "job/stdlib-data", "--timeout=180s")
+        kubectl("wait", "--for=condition=Complete", "job/stdlib-data", "--timeout=600s")
         print(indent(kubectl("logs", "job/stdlib-data")))
 
     with screen.step("Apply: a base, two adapters that wait for it, and the set that serves them"):
@@ -71,8 +71,8 @@ def tell(screen: Screen, kubectl: Kubectl) -> None:
         show(screen, kubectl, "apply", *(f"-f={file}" for file in files))
 
     with screen.step("Train: the base first, then both adapters, while the engine starts"):
-        watch.until_complete(screen, kubectl, "pretrainjob/stdlib-base", timeout=600)
-        watch.until_complete(screen, kubectl, "finetunejob/scope", "finetunejob/kind", timeout=600)
+        watch.until_complete(screen, kubectl, "pretrainjob/stdlib-base", patience=300)
+        watch.until_complete(screen, kubectl, "finetunejob/scope", "finetunejob/kind", patience=300)
         for kind, name in (
             ("pretrainjob", "stdlib-base"),
             ("finetunejob", "scope"),
@@ -81,7 +81,7 @@ def tell(screen: Screen, kubectl: Kubectl) -> None:
             screen.say(facts.require_lower_loss(kubectl.get(kind, name), LOSS_MARGIN[name]))
 
     with screen.step("Serve: one engine, one base, two adapters"):
-        watch.until_ready(screen, kubectl, "adapterset/stdlib", timeout=300)
+        watch.until_ready(screen, kubectl, "adapterset/stdlib", timeout=900)
         show(screen, kubectl, "get", "kubetune")
         with kubectl.port_forward("service/stdlib", 8000) as url:
             screen.say(f"GET /v1/models: {', '.join(chat.models(url))}")
@@ -121,12 +121,12 @@ def improve(screen: Screen, kubectl: Kubectl, before: dict[str, str]) -> None:
     engine = watch.engine_identity(kubectl, "stdlib")
     old = watch.loaded_name(kubectl, "stdlib", "kind")
     show(screen, kubectl, "apply", "-f", str(EXAMPLES / "kind-v2.yaml"))
-    job = watch.until_complete(screen, kubectl, "finetunejob/kind-v2", timeout=400, every=0.5)[0]
+    job = watch.until_complete(screen, kubectl, "finetunejob/kind-v2", patience=300, every=0.5)[0]
     with kubectl.port_forward("service/stdlib", 8000) as url:
         wait_for(
             "the new version of `kind` going live",
             lambda: watch.serves(kubectl, "stdlib", "kind", job["status"]["artifact"]["digest"]),
-            timeout=60,
+            timeout=120,
             every=0.1,
         )
         answers = {prompt: chat.ask(url, "kind", prompt) for prompt in PROMPTS}
