@@ -17,6 +17,7 @@ import pytest
 
 from kubetune.api.runspec import RunSpec
 from kubetune_trainer import writer
+from tests.fixtures.sampled import sampled
 from tests.trainer.conftest import Process, base, corpus  # noqa: F401 - fixtures
 from tests.trainer.test_resume import RUNS, Undisturbed, newest, undisturbed, weights  # noqa: F401 - a fixture
 
@@ -70,7 +71,7 @@ def survive(spec: RunSpec, folder: Path, chosen: random.Random, deaths: int, lon
     return ordeal
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", sampled(RUNS, QUICK))
 def test_random_deaths_do_not_show_in_the_weights(
     undisturbed: Callable[[str], Undisturbed],  # noqa: F811
     corpus: Path,  # noqa: F811
@@ -79,8 +80,6 @@ def test_random_deaths_do_not_show_in_the_weights(
     thorough: bool,
     kind: str,
 ) -> None:
-    if not thorough and kind not in QUICK:
-        pytest.skip("only with --chaos=long")
     total, whole = Ordeal(), undisturbed(kind)
     seeds, deaths = LONG if thorough else SHORT
     for seed in range(seeds):

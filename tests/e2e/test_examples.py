@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from dev.kubectl import Kubectl
 from tests.e2e import observe
+from tests.fixtures.sampled import sampled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -108,10 +109,7 @@ def applied(kubectl: Kubectl, thorough: bool) -> Kubectl:
     return kubectl
 
 
-OTHERS = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in NAMES]
-
-
-@pytest.mark.parametrize("name", [*LEARNED_FROM_REWARDS, *OTHERS])
+@pytest.mark.parametrize("name", [*LEARNED_FROM_REWARDS, *sampled(NAMES, SHORT)])
 def test_it_runs_and_says_what_came_of_it(applied: Kubectl, name: str) -> None:
     observe.until_condition(applied, name, "Complete", timeout=500)
     status = observe.status(applied, name)

@@ -166,3 +166,8 @@ def test_examples_are_accepted(crds: Cluster) -> None:
     files = [f"--filename={path}" for path in paths if path.name != "kustomization.yaml"]
     done = crds.kubectl("apply", "--dry-run=server", *files)
     assert done.returncode == 0, done.stderr
+
+
+def test_tables_and_golden_files_agree(bad_answers: Answers, edit_answers: Answers) -> None:
+    assert list(bad_answers.expected) == bad_answers.order
+    assert list(edit_answers.expected) == edit_answers.order

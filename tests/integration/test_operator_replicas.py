@@ -23,7 +23,7 @@ from tests.fixtures.world import ACCOUNT, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-TAKEOVERS = {"short": 1, "long": 3}
+TAKEOVERS, TAKEOVERS_LONG = 1, 3
 SHORT = 6
 """Seconds of a lease, where it does not matter how long it is."""
 Start = Callable[..., Operator]
@@ -75,8 +75,8 @@ def start(alone: World, tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def takeovers(request: pytest.FixtureRequest) -> int:
-    return TAKEOVERS[request.config.getoption("--chaos")]
+def takeovers(thorough: bool) -> int:
+    return TAKEOVERS_LONG if thorough else TAKEOVERS
 
 
 class Write(NamedTuple):

@@ -1,6 +1,6 @@
 """What a trainer imports before it begins: each attempt waits for it."""
 
-import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path

@@ -24,6 +24,7 @@ from kubetune.api.runspec import RunAdapter, RunReward, RunSpec
 from kubetune.api.training import Checkpoint, FineTuneTraining
 from kubetune_trainer import termination
 from tests.fixtures.runs import TINY_BERT, encoder, finetune_spec, pretrain_spec, run_model, source
+from tests.fixtures.sampled import sampled
 from tests.trainer.conftest import Process, Run
 
 Build = Callable[[Path, Path, Path], RunSpec]
@@ -247,9 +248,7 @@ SHORT = {"pretrain", "lora", "grpo", "adapter"}
 """Kinds without --chaos=long, in which tests/chaos/test_trainer_kills.py kills all of them more often."""
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in SHORT else pytest.mark.long) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", sampled(KINDS, SHORT))
 def test_killed_then_damaged_then_terminated(
     undisturbed, corpus: Path, base: Path, tmp_path: Path, kind: str
 ):
