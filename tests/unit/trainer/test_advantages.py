@@ -1,5 +1,7 @@
 """Advantages against sums written out, and against their definitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from kubetune.api.reinforcement import Grpo, Ppo
 from kubetune_trainer.objectives import grpo, ppo
 from kubetune_trainer.rollout.advantages import adapted, generalised, relative, whitened
-from kubetune_trainer.rollout.rows import Rollout, collate, pack, unpack
+from kubetune_trainer.rollout.rows import NOTHING, Rollout, collate, pack, unpack
 
 numbers = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=12)
 
@@ -91,6 +93,14 @@ def test_ppo_pays_the_reward_at_the_end_and_the_price_at_each_token():
     assert advantages.mean() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_value_head_learns_from_equal_rewards_and_a_policy_alone_does_not():
+    rows = [rollout(2, 1, 1.0), rollout(2, 1, 1.0)]
+    assert not any(
+        r.teaches for r in grpo.weigh(Grpo(group_size=2), [replace(r, values=NOTHING) for r in rows], {})
+    )
+    assert all(r.teaches for r in ppo.weigh(Ppo(), rows, {}))
+
+
 def test_ppo_remembers_the_price():
     memory: dict[str, float] = {}
     ppo.weigh(Ppo(kl_target=1e-3), [rollout(2, 3, 1.0)], memory)
@@ -101,8 +111,9 @@ def test_ppo_remembers_the_price():
 
 def test_packed_rollouts_come_back():
     rows = ppo.weigh(Ppo(), [rollout(2, 3, 1.5), rollout(4, 1, -1.0)], {})
+    rows[1] = rows[1].idle()
     for before, after in zip(rows, unpack(pack(rows)), strict=True):
-        assert before.reward == after.reward
+        assert (before.reward, before.learned) == (after.reward, after.learned)
         for name in ("prompt", "answer", "old", "reference", "values", "advantages", "returns"):
             assert np.array_equal(getattr(before, name), getattr(after, name)), name
 

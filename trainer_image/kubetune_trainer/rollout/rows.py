@@ -53,6 +53,11 @@ class Rollout:
         """log p(answer) minus that by the reference: on average over answers, the KL divergence in nats."""
         return float(self.old.sum(dtype=np.float64) - self.reference.sum(dtype=np.float64))
 
+    @property
+    def teaches(self) -> bool:
+        """Whether it was better or worse than expected, by policy or value head."""
+        return bool(self.advantages.any() or (self.returns != self.values).any())
+
     def row(self) -> Row:
         """The tokens as a row, whose labels are those of the answer."""
         tokens = np.concatenate([self.prompt, self.answer])
@@ -99,7 +104,10 @@ def collate(rollouts: Sequence[Rollout], device: torch.device | str = "cpu", *, 
 def pack(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
     """Rollouts as a few tensors, for a checkpoint."""
     fields = ("prompt", "answer", *NUMBERS)
-    packed = {"reward": torch.tensor([r.reward for r in rollouts], dtype=torch.float64)}
+    packed = {
+        "reward": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+        "learned": torch.tensor([r.learned for r in rollouts]),
+    }
     for name in fields:
         parts = [getattr(r, name) for r in rollouts]
         packed[name] = torch.from_numpy(np.concatenate(parts))
@@ -109,14 +117,14 @@ def pack(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
 
 def unpack(packed: dict[str, torch.Tensor]) -> list[Rollout]:
     """The rollouts that `pack` was given."""
-    rewards = packed["reward"].tolist()
+    alone = zip(packed["reward"].tolist(), packed["learned"].tolist(), strict=True)
     columns = {
         name: [part.numpy() for part in packed[name].split(packed[f"{name}.lengths"].tolist())]
         for name in ("prompt", "answer", *NUMBERS)
     }
     return [
-        Rollout(reward=reward, **{name: parts[i] for name, parts in columns.items()})
-        for i, reward in enumerate(rewards)
+        Rollout(reward=reward, learned=learned, **{name: parts[i] for name, parts in columns.items()})
+        for i, (reward, learned) in enumerate(alone)
     ]
 
 

@@ -84,11 +84,13 @@ class RolloutStream:
         } | self._memory
         self._report(**facts)
         say("rollout", number=self._made, answers=len(drawn), **facts)
-        if not any(row.advantages.any() for row in self._rows):
+        if not any(row.teaches for row in self._rows):
             warn(
                 WarningReason.EQUAL_REWARDS,
                 "all answers got the same reward, so nothing is learned from them",
             )
+            # Rounding gives them a tiny gradient, of which Adam would make a step as large as any.
+            self._rows = [row.idle() for row in self._rows]
 
     def _share(self, prompts: list[AskedPrompt]) -> list[Rollout]:
         """Have each process answer some of the prompts; all get all answers."""
