@@ -1,6 +1,6 @@
 """What the gateway costs: the real vLLM on a CPU, asked directly and through the gateway, in turn.
 
-    python benchmarks/serving_overhead.py [--tiny]
+    python benchmarks/serving_overhead.py [--tiny] [--dtype float32]
 
 The model has the shape of SmolLM2-135M. With `--tiny` it has two layers of 64 units, so that the engine costs
 little and the gateway's share shows. Load generator, gateway and engine share the machine's cores. Each round
@@ -32,7 +32,6 @@ from kubetune.api.table import ENGINE_PORT, Table, TableAdapter, TableBase
 from kubetune.artifacts.digest import folder_digest
 from kubetune.desired.adapterset_engine import EngineLimits, engine_args, engine_env
 
-TOKENS = 64
 START_SECONDS = 900
 PROMPT = "What is a list? "
 SMALL = Path(__file__).with_name("serving_model.py")
@@ -54,6 +53,8 @@ class Way:
 
     url: str
     model: str
+    tokens: int
+    """Of each answer."""
 
     async def run(self, session: aiohttp.ClientSession, streams: int, requests: int) -> Pass:
         """So many requests by each of so many streams."""
@@ -68,11 +69,12 @@ class Way:
             for _ in range(streams):
                 group.create_task(stream())
         seconds = time.perf_counter() - begun
-        return Pass(streams * requests * TOKENS / seconds, 1000 * statistics.median(first))
+        return Pass(streams * requests * self.tokens / seconds, 1000 * statistics.median(first))
 
     async def _one(self, session: aiohttp.ClientSession) -> float:
         body = {
-            "model": self.model, "prompt": PROMPT, "max_tokens": TOKENS, "ignore_eos": True, "stream": True,
+            "model": self.model, "prompt": PROMPT, "max_tokens": self.tokens, "ignore_eos": True,
+            "stream": True,
         }  # fmt: skip
         begun, first, last = time.perf_counter(), 0.0, b""
         async with session.post(f"{self.url}/v1/completions", json=body) as response:
@@ -135,6 +137,11 @@ async def measure(direct: Way, gateway: Way, streams: int, rounds: int, requests
             ratios.append(found[gateway].tokens_per_second / found[direct].tokens_per_second)
             added.append(found[gateway].first_token_ms - found[direct].first_token_ms)
             rates.append(found[direct].tokens_per_second)
+            print(
+                f"{streams} streams, round {number + 1} of {rounds}: {rates[-1]:,.1f} tokens/s, "
+                f"ratio {ratios[-1]:.3f}, first token {added[-1]:+.1f} ms",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
     return (
         f"| {streams} | {statistics.median(rates):,.0f} "
         f"| {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) "
@@ -152,6 +159,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4, help="of each stream in a round")
     parser.add_argument("--base", action="store_true", help="ask the base instead of an adapter")
     parser.add_argument("--tiny", action="store_true", help="the model of tests/engine")
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--dtype", default="auto", help="float32 where the processor has no bf16")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -164,7 +173,7 @@ def main() -> None:
         (folder / "table.json").write_text(
             Table(base_model=base, max_lora_rank=16, adapters=[adapter]).canonical()
         )
-        wishes = Engine(args=["--max-model-len=256"])
+        wishes = Engine(args=["--max-model-len=256", f"--dtype={options.dtype}"])
         args = engine_args(wishes, EngineLimits(2, 16, ()), base_name="base", base_path=base.path)
         ports = [free_port() for _ in range(3)]
         engine, gateway, admin = (f"http://127.0.0.1:{port}" for port in ports)
@@ -195,13 +204,14 @@ def main() -> None:
         )
         asyncio.run(until(f"{admin}/readyz", logs[1]))
         names = ("base", "base") if options.base else (adapter.loaded_name, adapter.name)
-        ways = Way(engine, names[0]), Way(gateway, names[1])
+        ways = Way(engine, names[0], options.tokens), Way(gateway, names[1], options.tokens)
         print(
             json.dumps(
                 {
                     "shape": "tiny" if options.tiny else "SmolLM2-135M",
                     "model": "base" if options.base else "adapter",
-                    "tokens": TOKENS,
+                    "dtype": options.dtype,
+                    "tokens": options.tokens,
                     "cores": os.cpu_count(),
                 }
             )
