@@ -118,6 +118,12 @@ def test_packed_rollouts_come_back():
             assert np.array_equal(getattr(before, name), getattr(after, name)), name
 
 
+def test_rollouts_of_a_former_checkpoint_are_learned_from():
+    packed = pack([rollout(2, 3, 1.5)])
+    del packed["learned"]
+    assert [r.learned for r in unpack(packed)] == [True]
+
+
 def test_numbers_stand_where_the_labels_do():
     rows = ppo.weigh(Ppo(), [rollout(2, 3, 1.0), rollout(4, 2, 0.0), rollout(3, 1, 0.0)], {})
     batch = collate([*rows[:2], rows[2].idle()], pad=0)

@@ -204,7 +204,6 @@ def test_nothing_of_4_bit_experts_is_kept_widened_for_the_backward_pass(tmp_path
 
 
 def test_a_router_is_not_adapted_and_experts_are_unless_it_is_said(tmp_path: Path) -> None:
-    warned.restart()
     model = adapt(model_of("qwen3_moe"), tmp_path)
     names = [*model.base_model.targeted_module_names, *model.base_model.targeted_parameter_names]
     assert len(names) == 2 * (4 + 2)
@@ -217,7 +216,6 @@ def test_a_router_is_not_adapted_and_experts_are_unless_it_is_said(tmp_path: Pat
 
 @pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"variant": "dora"}])
 def test_what_peft_does_not_do_to_experts_leaves_them_out(settings: dict[str, Any], tmp_path: Path) -> None:
-    warned.restart()
     model = adapt(model_of("qwen3_moe"), tmp_path, **settings)
     assert not model.base_model.targeted_parameter_names
     (warning,) = warned.given()
@@ -230,7 +228,6 @@ def test_what_peft_does_not_do_to_experts_leaves_them_out(settings: dict[str, An
 
 
 def test_experts_that_are_computed_otherwise_are_left_out(tmp_path: Path) -> None:
-    warned.restart()
     sizes = {"num_local_experts": 4, "intermediate_size_mlp": 48, "moe_layers": [0, 1]}
     llama = model_of("llama4_text", **sizes)
     adapt(llama, tmp_path, qlora)

@@ -23,7 +23,6 @@ def mamba() -> PreTrainedModel:
 
 def test_a_layer_that_the_model_computes_past_is_told(tmp_path: Path) -> None:
     """Mamba's kernel takes the weight of out_proj, so that an adapter of it would be ignored."""
-    warned.restart()
     spec = finetune_spec(tmp_path / "out", tmp_path, lora=Lora(rank=3))
     adapted = lora.apply(mamba(), spec, CAUSAL_LM, [])
     ends = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}

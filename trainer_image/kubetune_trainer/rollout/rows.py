@@ -117,14 +117,16 @@ def pack(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
 
 def unpack(packed: dict[str, torch.Tensor]) -> list[Rollout]:
     """The rollouts that `pack` was given."""
-    alone = zip(packed["reward"].tolist(), packed["learned"].tolist(), strict=True)
+    rewards = packed["reward"]
+    # A checkpoint of a former release does not say it: all of its rows are trained on.
+    learned = packed.get("learned", torch.ones_like(rewards, dtype=torch.bool))
     columns = {
         name: [part.numpy() for part in packed[name].split(packed[f"{name}.lengths"].tolist())]
         for name in ("prompt", "answer", *NUMBERS)
     }
     return [
-        Rollout(reward=reward, learned=learned, **{name: parts[i] for name, parts in columns.items()})
-        for i, (reward, learned) in enumerate(alone)
+        Rollout(reward=reward, learned=trained, **{name: parts[i] for name, parts in columns.items()})
+        for i, (reward, trained) in enumerate(zip(rewards.tolist(), learned.tolist(), strict=True))
     ]
 
 
